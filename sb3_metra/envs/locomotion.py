@@ -1,0 +1,147 @@
+"""Gymnasium's MuJoCo Ant and HalfCheetah, with their position observed and their observations normalised.
+
+The bodies, rewards and infos are Gymnasium's. What is added: a fixed normalisation of the observations (measured once
+from random rollouts, so that distances between observations keep their meaning), and ``info["coordinates"]``.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+try:
+    from gymnasium.envs.mujoco import MujocoEnv
+    from gymnasium.envs.mujoco.ant_v5 import AntEnv as GymnasiumAntEnv
+    from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv as GymnasiumHalfCheetahEnv
+except (ImportError, gym.error.DependencyNotInstalled) as error:
+    raise ImportError(
+        'The Ant and HalfCheetah environments need MuJoCo: install it with `pip install "sb3-metra[mujoco]"`.'
+    ) from error
+
+NORMALIZATION_PATH = Path(__file__).with_name("state_normalization.json")
+"""The measured means and standard deviations; ``benchmarks/measure_normalization.py`` writes this file."""
+
+
+def load_normalization(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Read the fixed normalisation of one environment's observations.
+
+    :param name: The environment's id, e.g. ``"sb3_metra/Ant-v0"``
+    :return: The mean and the standard deviation of every dimension, each ``(n_dims,)`` in float64
+    """
+    measured = json.loads(NORMALIZATION_PATH.read_text(encoding="utf-8"))["environments"]
+    if name not in measured:
+        raise ValueError(f"name must be one of {sorted(measured)}, the environments that were measured; got {name!r}.")
+    return np.array(measured[name]["mean"]), np.array(measured[name]["std"])
+
+
+class _LocomotionEnv(MujocoEnv):
+    """
+    What both bodies share: the observation ``(qpos, qvel)``, normalised, and the coordinates.
+
+    It stands before Gymnasium's class among the bases, whose ``step`` and ``reset`` it extends.
+    """
+
+    env_id: ClassVar[str]
+    n_coordinates: ClassVar[int]
+    _mean: np.ndarray | None
+    _std: np.ndarray | None
+
+    def _set_observation(self, normalize: bool) -> None:
+        """
+        Choose how observations are made, and declare their space.
+
+        :param normalize: Whether to normalise them
+        """
+        n_dims = self.model.nq + self.model.nv
+        self._mean, self._std = load_normalization(self.env_id) if normalize else (None, None)
+        if self._mean is not None and self._mean.shape != (n_dims,):
+            raise ValueError(
+                f"normalize=True fits observations of {self._mean.size} dimensions, but this xml_file has {n_dims}: "
+                "pass normalize=False with another body."
+            )
+        self.observation_space = spaces.Box(-np.inf, np.inf, shape=(n_dims,), dtype=np.float32)
+
+    def _get_obs(self) -> np.ndarray:
+        state = np.concatenate((self.data.qpos, self.data.qvel))
+        if self._mean is not None:
+            state -= self._mean
+            state /= self._std
+        return state.astype(np.float32)
+
+    def _get_coordinates(self) -> np.ndarray:
+        return self.data.qpos[: self.n_coordinates].copy()
+
+    def _get_reset_info(self) -> dict[str, Any]:
+        return {**super()._get_reset_info(), "coordinates": self._get_coordinates()}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        info["coordinates"] = self._get_coordinates()
+        return observation, reward, terminated, truncated, info
+
+
+class AntEnv(_LocomotionEnv, GymnasiumAntEnv):
+    """
+    Gymnasium's ``Ant-v5`` that observes its position, ignores contact forces and never terminates.
+
+    The observation is ``qpos`` (15: x, y, z, the torso's quaternion, 8 joint angles) followed by ``qvel`` (14).
+    ``info["coordinates"]`` is the torso's ``(x, y)`` in metres.
+
+    :param normalize: Whether to normalise observations by their fixed mean and standard deviation
+    :param terminate_on_back: Whether an episode terminates once the torso's upward axis points below the horizon, from
+        where the Ant seldom gets up again. An option for training: with it the task is no longer that of the paper, so
+        leave it off where coverage is measured.
+    :param kwargs: Passed to ``Ant-v5``: ``render_mode``, ``width``, ``height``, ``reset_noise_scale``, ...
+    """
+
+    env_id = "sb3_metra/Ant-v0"
+    n_coordinates = 2
+
+    def __init__(self, normalize: bool = True, terminate_on_back: bool = False, **kwargs: Any):
+        GymnasiumAntEnv.__init__(
+            self,
+            exclude_current_positions_from_observation=False,
+            include_cfrc_ext_in_observation=False,
+            terminate_when_unhealthy=False,
+            **kwargs,
+        )
+        gym.utils.EzPickle.__init__(self, normalize, terminate_on_back, **kwargs)
+        self.terminate_on_back = terminate_on_back
+        self._set_observation(normalize)
+
+    @property
+    def is_on_back(self) -> bool:
+        """Whether the torso's upward axis points below the horizon."""
+        # The axis' height is 1 - 2 (x^2 + y^2) for a unit quaternion; this has its sign for a quaternion of any length.
+        w, x, y, z = self.data.qpos[3:7].tolist()
+        return w * w + z * z < x * x + y * y
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.terminate_on_back:
+            terminated = self.is_on_back
+        return observation, reward, terminated, truncated, info
+
+
+class HalfCheetahEnv(_LocomotionEnv, GymnasiumHalfCheetahEnv):
+    """
+    Gymnasium's ``HalfCheetah-v5`` that observes its position; it never terminates.
+
+    The observation is ``qpos`` (9: x, z, the torso's angle, 6 joint angles) followed by ``qvel`` (9).
+    ``info["coordinates"]`` is the torso's ``(x,)`` in metres.
+
+    :param normalize: Whether to normalise observations by their fixed mean and standard deviation
+    :param kwargs: Passed to ``HalfCheetah-v5``: ``render_mode``, ``width``, ``height``, ``reset_noise_scale``, ...
+    """
+
+    env_id = "sb3_metra/HalfCheetah-v0"
+    n_coordinates = 1
+
+    def __init__(self, normalize: bool = True, **kwargs: Any):
+        GymnasiumHalfCheetahEnv.__init__(self, exclude_current_positions_from_observation=False, **kwargs)
+        gym.utils.EzPickle.__init__(self, normalize, **kwargs)
+        self._set_observation(normalize)

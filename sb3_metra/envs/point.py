@@ -1,0 +1,116 @@
+"""A point that moves in the plane: the smallest environment in which skills can be seen, in plain NumPy."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+_BACKGROUND, _GRID, _AXES = (255, 255, 255), (226, 226, 226), (160, 160, 160)
+_TRAIL, _POINT = (120, 160, 220), (200, 40, 40)
+
+
+class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
+    """
+    A point in the plane that every action moves by ``step_size * action``.
+
+    The observation is its position ``(x, y)``, which is ``info["coordinates"]``, too. The 100 steps of a registered
+    episode reach 10 cells of size 1 along either axis. The reward is the growth of the distance to the episode's first
+    position, so that an episode's return is how far away it ended; learning skills needs no reward.
+
+    :param step_size: How far an action of 1 moves the point along an axis
+    :param reset_noise_scale: Half-width of the square about the origin from which first positions are drawn uniformly
+    :param arena: Half-width of a square about the origin that the point cannot leave, or ``None`` for the whole plane
+    :param render_mode: ``"rgb_array"`` or ``None``
+    :param width: Width of a rendered picture in pixels
+    :param height: Height of a rendered picture in pixels
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium declares it as an attribute)
+
+    def __init__(
+        self,
+        step_size: float = 0.1,
+        reset_noise_scale: float = 0.1,
+        arena: float | None = None,
+        render_mode: str | None = None,
+        width: int = 256,
+        height: int = 256,
+    ):
+        if not (np.isfinite(step_size) and step_size > 0):
+            raise ValueError(f"step_size must be a finite number above 0, got {step_size}.")
+        if not (np.isfinite(reset_noise_scale) and reset_noise_scale >= 0):
+            raise ValueError(f"reset_noise_scale must be a finite number of at least 0, got {reset_noise_scale}.")
+        if arena is not None and not (np.isfinite(arena) and arena > 0 and arena >= reset_noise_scale):
+            raise ValueError(
+                f"arena must be None or a finite number above 0 and of at least reset_noise_scale={reset_noise_scale}, "
+                f"got {arena}."
+            )
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f'render_mode must be None or "rgb_array", got {render_mode!r}.')
+        if min(width, height) < 1:
+            raise ValueError(f"width and height must be at least 1 pixel, got {width} and {height}.")
+        self.step_size = step_size
+        self.reset_noise_scale = reset_noise_scale
+        self.arena = arena
+        self.render_mode = render_mode
+        self.width, self.height = width, height
+        bound = np.inf if arena is None else arena
+        self.observation_space = spaces.Box(-bound, bound, shape=(2,), dtype=np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, shape=(2,), dtype=np.float32)
+        self._start = np.zeros(2)
+        self._position = np.zeros(2)
+        self._trail: list[np.ndarray] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._start = self.np_random.uniform(-self.reset_noise_scale, self.reset_noise_scale, size=2)
+        self._position = self._start
+        self._trail = [self._position]
+        return self._position.astype(np.float32), {"coordinates": self._position.copy()}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        before = self._position
+        position = before + self.step_size * np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        if position.shape != (2,):
+            raise ValueError(f"action must have shape (2,), got {np.shape(action)}.")
+        if self.arena is not None:
+            position = np.clip(position, -self.arena, self.arena)
+        self._position = position
+        if self.render_mode is not None:
+            self._trail.append(position)
+        reward = float(np.linalg.norm(position - self._start) - np.linalg.norm(before - self._start))
+        return position.astype(np.float32), reward, False, False, {"coordinates": position.copy()}
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """
+        Draw the cells, the axes, the episode's trail and the point; without an arena the view widens with the trail.
+
+        :return: ``(height, width, 3)`` uint8, or ``None`` without a render mode
+        """
+        if self.render_mode is None:
+            gym.logger.warn('render() draws nothing without render_mode="rgb_array".')
+            return None
+        trail = np.array(self._trail) if self._trail else self._position[None]
+        # World units from the centre of the picture to its nearer edge.
+        extent = self.arena if self.arena is not None else max(12.0, 1.1 * float(np.abs(trail).max()))
+        scale = 2.0 * extent / min(self.width, self.height)
+        # The world coordinates of every column's and every row's centre; y points upwards.
+        xs = (np.arange(self.width) + 0.5 - self.width / 2) * scale
+        ys = (self.height / 2 - 0.5 - np.arange(self.height)) * scale
+
+        image = np.full((self.height, self.width, 3), _BACKGROUND, dtype=np.uint8)
+        cell = 1.0 if scale < 0.25 else 10.0  # cells of size 1 while they are wider than four pixels
+        for coordinates, lines in ((xs, image.swapaxes(0, 1)), (ys, image)):
+            lines[np.diff(np.floor(coordinates / cell), prepend=np.nan) ** 2 == 1] = _GRID
+        for coordinates, lines in ((xs, image.swapaxes(0, 1)), (ys, image)):
+            lines[np.abs(coordinates).argmin()] = _AXES
+        columns = np.clip((trail[:, 0] / scale + self.width / 2).astype(int), 0, self.width - 1)
+        rows = np.clip((self.height / 2 - trail[:, 1] / scale).astype(int), 0, self.height - 1)
+        image[rows, columns] = _TRAIL
+        radius = max(2.0, min(self.width, self.height) / 64) * scale
+        x, y = trail[-1]
+        image[(xs[None, :] - x) ** 2 + (ys[:, None] - y) ** 2 <= radius**2] = _POINT
+        return image
