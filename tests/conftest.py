@@ -1,0 +1,25 @@
+"""What every test runs under: one torch thread, fixed seeds, pictures without a screen."""
+
+import ctypes.util
+import os
+import random
+import sys
+
+# MuJoCo and matplotlib read these when they are first imported, so they are set before any test module is.
+if sys.platform == "linux" and ctypes.util.find_library("EGL"):
+    os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+import torch as th
+
+th.set_num_threads(1)  # two threads on a busy machine are several times slower than one
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """Seed every global source of randomness, so that a test gives the same result alone and among others."""
+    random.seed(0)
+    np.random.seed(0)
+    th.manual_seed(0)

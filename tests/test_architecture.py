@@ -1,0 +1,215 @@
+"""The package's rooms: who imports whom, what an import costs, and how long a file or a function may be."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "sb3_metra"
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 60
+
+# Modules that stand for themselves; every other module may import the versions it needs checked.
+LEAVES = {"sb3_metra.common.type_aliases", "sb3_metra.common.versions"}
+VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
+NETWORKS = VALUES | {"sb3_metra.common.networks"}
+OBJECTIVE = NETWORKS | {"sb3_metra.common.objective"}
+LOOP = OBJECTIVE | {"sb3_metra.common.policies", "sb3_metra.common.buffers", "sb3_metra.common.skill_discovery"}
+EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
+PROGRAMS = LOOP | EVALUATION | {"sb3_metra", "sb3_metra.metra", "sb3_metra.baselines*", "sb3_metra.envs*"}
+
+# The first pattern that fits a module says what of the package it may import. A new module needs a line here.
+ALLOWED_INSIDE: dict[str, set[str]] = {
+    "sb3_metra": {"sb3_metra.common.policies", "sb3_metra.common.versions", "sb3_metra.metra", "sb3_metra.baselines*"},
+    "sb3_metra.common": set(),
+    "sb3_metra.common.type_aliases": set(),
+    "sb3_metra.common.versions": set(),
+    "sb3_metra.common.skills": LEAVES,
+    "sb3_metra.common.dual": LEAVES,
+    "sb3_metra.common.networks": VALUES,
+    "sb3_metra.common.objective": NETWORKS,
+    "sb3_metra.common.policies": OBJECTIVE,
+    "sb3_metra.common.buffers": OBJECTIVE,
+    "sb3_metra.common.skill_discovery": LOOP,
+    "sb3_metra.metra": LOOP,
+    "sb3_metra.baselines": {"sb3_metra.baselines.*"},
+    "sb3_metra.baselines.*": LOOP,
+    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"},
+    "sb3_metra.evaluation*": EVALUATION,
+    "sb3_metra.hyperparams": set(),
+    "sb3_metra.downstream*": {"sb3_metra.downstream*", "sb3_metra.common.skills"} | LEAVES,
+    "sb3_metra.zoo": PROGRAMS,
+    "sb3_metra.demo": PROGRAMS,
+    "sb3_metra.cli": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo"},
+}
+
+# Packages that only one room may import, so that the others work without them.
+ALLOWED_OUTSIDE: dict[str, set[str]] = {
+    "matplotlib": {"sb3_metra.evaluation.plotting"},
+    "imageio": {"sb3_metra.evaluation.video"},
+    "imageio_ffmpeg": {"sb3_metra.evaluation.video"},
+    "moviepy": {"sb3_metra.evaluation.video"},
+    "cv2": {"sb3_metra.evaluation.video"},
+    "rl_zoo3": {"sb3_metra.zoo"},
+    "sb3_contrib": {"sb3_metra.zoo"},
+    "optuna": {"sb3_metra.zoo"},
+    "mujoco": {"sb3_metra.envs*"},
+    "dm_control": {"sb3_metra.envs*"},
+    "shimmy": {"sb3_metra.envs*"},
+    "gymnasium_robotics": {"sb3_metra.envs*"},
+}
+
+
+def module_name(file: Path, root: Path) -> str:
+    """Give a file's dotted name: ``root/sb3_metra/common/__init__.py`` is ``sb3_metra.common``."""
+    parts = list(file.relative_to(root).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_names(file: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the full dotted name of everything a file imports, at whatever depth and in whatever way."""
+    module = module_name(file, root)
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            if node.level:
+                package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+                source = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+            for alias in node.names:
+                yield node.lineno, f"{source}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func)
+            if called in {"import_module", "importlib.import_module", "__import__"}:
+                yield node.lineno, str(node.args[0].value)
+
+
+def matches(name: str, patterns: set[str]) -> bool:
+    """Tell whether a module is one of those named; ``a.b*`` names a.b and all that is in it."""
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def wrong_imports(root: Path) -> list[str]:
+    """List each import of the package under ``root`` that runs the wrong way, as ``file:line: a sentence``."""
+    files = {module_name(file, root): file for file in sorted((root / PACKAGE).rglob("*.py"))}
+    faults = []
+    for module, file in files.items():
+        allowed = next((allowed for pattern, allowed in ALLOWED_INSIDE.items() if fnmatch(module, pattern)), None)
+        if allowed is None:
+            faults.append(f"{file.relative_to(root)}: no line of ALLOWED_INSIDE says what {module} may import")
+            continue
+        for line, name in imported_names(file, root):
+            # "from package import name" imports package.name where that is a module, and the package otherwise.
+            target = name if name in files else name.rpartition(".")[0]
+            if name.split(".")[0] == PACKAGE:
+                fits = target == module or matches(target, allowed)
+            else:
+                target = name.split(".")[0]
+                fits = matches(module, ALLOWED_OUTSIDE.get(target, {"*"}))
+            if not fits:
+                faults.append(f"{file.relative_to(root)}:{line}: {module} must not import {target}")
+    return faults
+
+
+def too_long(root: Path) -> list[str]:
+    """List the package's files that are too long, and its functions whose bodies are, docstrings left out."""
+    faults = []
+    for file in sorted((root / PACKAGE).rglob("*.py")):
+        source = file.read_text(encoding="utf-8")
+        if (lines := len(source.splitlines())) >= MAX_FILE_LINES:
+            faults.append(f"{file.relative_to(root)}: {lines} lines")
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            if lines >= MAX_FUNCTION_LINES:
+                faults.append(f"{file.relative_to(root)}:{node.lineno}: the body of {node.name} has {lines} lines")
+    return faults
+
+
+def test_imports_run_one_way() -> None:
+    assert wrong_imports(ROOT) == []
+
+
+def test_files_and_functions_are_short() -> None:
+    assert too_long(ROOT) == []
+
+
+def test_every_package_has_an_init_file() -> None:
+    folders = {file.parent for file in (ROOT / PACKAGE).rglob("*.py")}
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "target"),
+    [
+        ("envs/point.py", "from sb3_metra.metra import METRA", "sb3_metra.metra"),
+        ("evaluation/rollout.py", "from sb3_metra import METRA", "sb3_metra"),
+        ("evaluation/rollout.py", "from .. import metra", "sb3_metra.metra"),
+        ("common/networks.py", "from sb3_metra.common import policies", "sb3_metra.common.policies"),
+        ("common/networks.py", "import sb3_metra.common.buffers", "sb3_metra.common.buffers"),
+        ("common/buffers.py", "def f():\n    from .skill_discovery import x", "sb3_metra.common.skill_discovery"),
+        ("baselines/lsd.py", "from sb3_metra.metra import METRAObjective", "sb3_metra.metra"),
+        ("baselines/lsd.py", "from sb3_metra.baselines.diayn import DIAYN", "sb3_metra.baselines.diayn"),
+        ("evaluation/rollout.py", "import matplotlib.pyplot as plt", "matplotlib"),
+        ("evaluation/plotting.py", "import importlib\nimportlib.import_module('imageio.v3')", "imageio"),
+        ("cli.py", "from rl_zoo3.train import train", "rl_zoo3"),
+        ("metra.py", "import mujoco", "mujoco"),
+    ],
+)
+def test_an_import_the_wrong_way_is_caught(tmp_path: Path, path: str, source: str, target: str) -> None:
+    for name in ("metra.py", "common/policies.py", "common/buffers.py", "common/skill_discovery.py", path):
+        file = tmp_path / PACKAGE / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / PACKAGE / "baselines").mkdir(exist_ok=True)
+    (tmp_path / PACKAGE / "baselines" / "diayn.py").touch()
+    (tmp_path / PACKAGE / "__init__.py").touch()
+    assert wrong_imports(tmp_path) == []
+    culprit = tmp_path / PACKAGE / path
+    culprit.write_text(f"{source}\n")
+    module = module_name(culprit, tmp_path)
+    line = len(source.splitlines())
+    assert wrong_imports(tmp_path) == [f"{PACKAGE}/{path}:{line}: {module} must not import {target}"]
+
+
+def test_a_module_without_a_line_in_the_table_is_caught(tmp_path: Path) -> None:
+    (tmp_path / PACKAGE).mkdir()
+    (tmp_path / PACKAGE / "helpers.py").touch()
+    assert len(wrong_imports(tmp_path)) == 1
+
+
+def test_what_is_too_long_is_caught(tmp_path: Path) -> None:
+    def write(statements: int, padding: int) -> None:
+        body = "\n".join(["    x = 1"] * statements)
+        docstring = '    """\n    Neither this nor\n    the signature counts.\n    """'
+        source = f"def f(\n    a,\n    b,\n):\n{docstring}\n{body}\n"
+        (tmp_path / PACKAGE / "metra.py").write_text(source + "\n" * padding)
+
+    (tmp_path / PACKAGE).mkdir()
+    write(MAX_FUNCTION_LINES - 1, padding=0)
+    assert too_long(tmp_path) == []
+    write(MAX_FUNCTION_LINES, padding=0)
+    assert too_long(tmp_path) == [f"{PACKAGE}/metra.py:1: the body of f has {MAX_FUNCTION_LINES} lines"]
+    write(1, padding=MAX_FILE_LINES - 10)
+    assert too_long(tmp_path) == []
+    write(1, padding=MAX_FILE_LINES - 9)
+    assert too_long(tmp_path) == [f"{PACKAGE}/metra.py: {MAX_FILE_LINES} lines"]
+
+
+def test_importing_the_package_is_light() -> None:
+    """``import sb3_metra`` loads the algorithm, and neither environments, pictures, the zoo nor MuJoCo."""
+    rooms = ("envs", "evaluation", "downstream", "zoo", "cli", "demo")
+    heavy = [*(f"{PACKAGE}.{room}" for room in rooms), *(set(ALLOWED_OUTSIDE) - {"cv2"})]
+    code = f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
