@@ -1,0 +1,8 @@
+"""METRA for Stable-Baselines3: unsupervised discovery of skills."""
+
+from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_metra.metra import METRA
+
+__version__ = "0.1.0"
+
+__all__ = ["METRA", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "__version__"]

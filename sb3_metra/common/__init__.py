@@ -1,0 +1,1 @@
+"""What every skill discovery algorithm shares: priors, networks, policies, replay and the training loop."""

@@ -1,0 +1,169 @@
+"""Networks that know nothing of learning: the pixel encoder, the skill-aware extractor, and phi."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+import torch.nn.functional as F
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from torch import nn
+
+from sb3_metra.common.type_aliases import Observations
+
+
+class PixelEncoder(BaseFeaturesExtractor):
+    """
+    The paper's image encoder: four convolutions of kernel 4 and stride 2 with ELU, flattened.
+
+    A 64x64 image gives ``8 * depth * 4`` features: 1536 with the default depth.
+
+    :param observation_space: images, (channels, height, width), at least 46 pixels high and wide
+    :param depth: channels of the first convolution; each further one has twice as many
+    :param normalized_image: accept float images that are scaled already, as SB3's own extractors do
+    :raises ValueError: where the space holds no such image
+    """
+
+    def __init__(self, observation_space: spaces.Space, depth: int = 48, normalized_image: bool = False) -> None:
+        if not is_image_space(observation_space, check_channels=False, normalized_image=normalized_image):
+            raise ValueError(
+                f"CnnPolicy needs uint8 images in [0, 255] with three axes as observations, got {observation_space}; "
+                "use MlpPolicy for vectors and MultiInputPolicy for dictionaries"
+            )
+        assert observation_space.shape is not None
+        channels, height, width = observation_space.shape
+        height_out, width_out = _size_after_convolutions(height), _size_after_convolutions(width)
+        if min(height_out, width_out) < 1:
+            raise ValueError(f"observation must be an image of at least 46x46 pixels, got {height}x{width}")
+        super().__init__(observation_space, 8 * depth * height_out * width_out)
+        layers: list[nn.Module] = []
+        for i in range(4):
+            layers += [nn.Conv2d(channels if i == 0 else depth << (i - 1), depth << i, kernel_size=4, stride=2), nn.ELU()]
+        self.cnn = nn.Sequential(*layers, nn.Flatten())
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.cnn(observations)
+
+
+class SkillExtractor(BaseFeaturesExtractor):
+    """
+    Features of an observation with the skill appended.
+
+    :param observation_space: the space S x Z, a Dict with the keys ``observation`` and ``skill``
+    :param extractor_class: extractor for the observation, any of SB3's or one's own
+    :param extractor_kwargs: its keyword arguments
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        extractor_class: type[BaseFeaturesExtractor],
+        extractor_kwargs: dict[str, Any],
+    ) -> None:
+        skill_space = observation_space["skill"]
+        assert skill_space.shape is not None
+        extractor = extractor_class(observation_space["observation"], **extractor_kwargs)
+        super().__init__(observation_space, extractor.features_dim + skill_space.shape[0])
+        self.extractor = extractor
+
+    def forward(self, observations: dict[str, Any]) -> th.Tensor:
+        return th.cat([self.extractor(observations["observation"]), observations["skill"]], dim=1)
+
+
+class Representation(BaseModel):
+    """
+    phi: S -> R^dim, an extractor and a multilayer perceptron. It never sees a skill.
+
+    :param observation_space: the environment's observations
+    :param action_space: the environment's actions, kept for SB3's interface only
+    :param dim: dimension of the latent space, that of the skill
+    :param net_arch: units of each hidden layer
+    :param activation_fn: non-linearity of the hidden layers
+    :param features_extractor_class: extractor for the observation
+    :param features_extractor_kwargs: its keyword arguments
+    :param normalize_images: divide images by 255
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        dim: int,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+    ) -> None:
+        extractor_kwargs = {} if features_extractor_class is None else {"features_extractor_class": features_extractor_class}
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_kwargs=features_extractor_kwargs,
+            normalize_images=normalize_images,
+            **extractor_kwargs,  # type: ignore[arg-type]
+        )
+        self.features_extractor = self.make_features_extractor()
+        hidden = [1024, 1024] if net_arch is None else net_arch
+        features_dim = self.features_extractor.features_dim
+        self.hidden = nn.Sequential(*create_mlp(features_dim, -1, hidden, activation_fn))
+        self.out = nn.Linear(hidden[-1] if hidden else features_dim, dim)
+        for module in (self.hidden, self.out):
+            initialize(module, nn.init.xavier_uniform_)
+
+    def forward(self, observations: Observations) -> th.Tensor:
+        """
+        :param observations: (batch, \\*obs_shape), as they come from the environment
+        :return: phi, (batch, dim)
+        """
+        return self.out(self._features(observations))
+
+    def displacement(self, observations: Observations, next_observations: Observations) -> th.Tensor:
+        """
+        phi(s') - phi(s), in one pass of the network over both.
+
+        The last layer is applied to the difference of its inputs: its bias, of which a displacement does not depend,
+        then gets no gradient, where rounding errors would otherwise be blown up to full steps by Adam.
+
+        :param observations: s, (batch, \\*obs_shape)
+        :param next_observations: s', (batch, \\*obs_shape)
+        :return: (batch, dim)
+        """
+        features, next_features = self._features(_concatenate(observations, next_observations)).chunk(2)
+        return F.linear(next_features - features, self.out.weight)
+
+    def _features(self, observations: Observations) -> th.Tensor:
+        assert self.features_extractor is not None
+        return self.hidden(self.extract_features(observations, self.features_extractor))  # type: ignore[arg-type]
+
+
+def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:
+    """
+    Give every linear layer inside ``module`` fresh weights and a zero bias.
+
+    :param module: a layer or a container of layers
+    :param weight_init: an initialiser of ``torch.nn.init`` that takes ``gain``
+    :param gain: scale of the weights
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            weight_init(layer.weight, gain=gain)
+            nn.init.zeros_(layer.bias)
+
+
+def _concatenate(first: Observations, second: Observations) -> Observations:
+    """Two batches as one, so that a network passes over both at once."""
+    if isinstance(first, dict):
+        assert isinstance(second, dict)
+        return {key: th.cat([first[key], second[key]]) for key in first}
+    assert isinstance(second, th.Tensor)
+    return th.cat([first, second])
+
+
+def _size_after_convolutions(size: int) -> int:
+    for _ in range(4):
+        size = (size - 4) // 2 + 1
+    return size

@@ -1,0 +1,41 @@
+"""What is learnt about states and what is rewarded: the two verbs of every skill discovery method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch as th
+from torch import nn
+
+from sb3_metra.common.skills import SkillPrior
+from sb3_metra.common.type_aliases import Info, SkillReplayBufferSamples
+
+
+class SkillObjective(nn.Module, ABC):
+    """
+    A method of skill discovery: it knows no policy, no loop and no logger.
+
+    :param prior: the prior p(z) of the skills in the batches
+    """
+
+    def __init__(self, prior: SkillPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    @abstractmethod
+    def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
+        """
+        What every parameter of this module minimises.
+
+        :param batch: transitions; their rewards are not looked at
+        :return: a scalar, and detached tensors to log
+        """
+
+    @abstractmethod
+    def reward(self, batch: SkillReplayBufferSamples) -> th.Tensor:
+        """
+        The intrinsic reward of each transition under the current parameters.
+
+        :param batch: transitions
+        :return: (batch, 1), without gradient
+        """

@@ -1,0 +1,423 @@
+"""The one loop of skill discovery: when to act, store, learn and save. What is learnt and rewarded is the objective's."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
+from sb3_metra.common.dual import DualVariable
+from sb3_metra.common.networks import Representation
+from sb3_metra.common.objective import SkillObjective
+from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SkillActor, SkillCritic, SkillPolicy
+from sb3_metra.common.skills import SkillPrior, make_prior
+from sb3_metra.common.type_aliases import Info, SkillReplayBufferSamples
+
+Self = TypeVar("Self", bound="SkillDiscovery")
+
+
+class SkillDiscovery(OffPolicyAlgorithm, ABC):
+    """
+    Soft actor-critic over S x Z whose reward comes from a :class:`~sb3_metra.common.objective.SkillObjective`.
+
+    One skill for each environment and episode, redrawn exactly where an episode ends. The environment's own reward is
+    logged and stored, but never learnt from. The defaults are those of the METRA paper (arXiv 2310.08887, appendix on
+    hyperparameters) for state observations, with 8 environments in mind: ``train_freq=200`` steps of 8 environments,
+    then 50 gradient steps.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
+        :class:`~sb3_metra.common.policies.SkillPolicy`
+    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param skill_dim: components of a skill (discrete: the number of skills)
+    :param discrete: one-hot skills instead of continuous ones
+    :param unit_skills: continuous skills on the unit sphere instead of Gaussian ones
+    :param learning_rate: of every network and multiplier; a number, or a function of the remaining progress, 1 to 0
+    :param buffer_size: transitions that are kept
+    :param learning_starts: transitions to collect before the first gradient step
+    :param batch_size: transitions in a gradient step of actor and critics
+    :param objective_batch_size: transitions in a gradient step of the objective, at least ``batch_size``, which are
+        its first ones; ``None``: as many as ``batch_size``
+    :param tau: weight of the critics in the moving average of the target critics
+    :param gamma: discount factor
+    :param train_freq: steps of all environments between two rounds of gradient steps
+    :param gradient_steps: gradient steps in a round; -1 for as many as environment steps in the round
+    :param action_noise: noise added to actions while collecting
+    :param replay_buffer_class: a subclass of :class:`~sb3_metra.common.buffers.SkillReplayBuffer`
+    :param replay_buffer_kwargs: its keyword arguments; ``dict(handle_timeout_termination=False)`` treats time limits as
+        terminal, as the METRA authors' code does
+    :param ent_coef: entropy coefficient: a number, ``"auto"`` to learn it from 1, ``"auto_0.01"`` to learn it from 0.01
+    :param target_entropy: entropy that a learnt coefficient aims at, in nats; ``"auto"`` is -|A|/2 (SB3's SAC: -|A|)
+    :param random_warmup: act uniformly at random until ``learning_starts``, as SB3's SAC does
+    :param bfloat16: run the networks under bfloat16 autocast: faster, not equivalent
+    :param stats_window_size: episodes that SB3's rollout statistics average over
+    :param tensorboard_log: folder for TensorBoard; ``None``: none
+    :param policy_kwargs: arguments of the policy
+    :param verbose: 0 for no output, 1 for information, 2 for debugging
+    :param seed: seed of every random generator
+    :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
+    :param _init_setup_model: build the networks now
+    :raises ValueError: for arguments that cannot work, each named
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: SkillPolicy
+    actor: SkillActor
+    critic: SkillCritic
+    critic_target: SkillCritic
+    objective: SkillObjective
+    replay_buffer: SkillReplayBuffer | None
+
+    def __init__(
+        self,
+        policy: str | type[SkillPolicy],
+        env: GymEnv | str | None,
+        skill_dim: int = 2,
+        discrete: bool = False,
+        *,
+        unit_skills: bool = True,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 10_000,
+        batch_size: int = 256,
+        objective_batch_size: int | None = None,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 200,
+        gradient_steps: int = 50,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[SkillReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        ent_coef: str | float = "auto_0.01",
+        target_entropy: str | float = "auto",
+        random_warmup: bool = False,
+        bfloat16: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        prior = make_prior(skill_dim, discrete, unit_skills)
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs={**(replay_buffer_kwargs or {}), "skill_dim": prior.dim},
+            policy_kwargs={**(policy_kwargs or {}), "skill_prior": prior},
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box,),
+        )
+        if not issubclass(self.policy_class, SkillPolicy):
+            raise ValueError(
+                f"policy must be a SkillPolicy, got {self.policy_class.__name__}: not a policy, or not a saved model, "
+                f"of {type(self).__name__}"
+            )
+        self.objective_batch_size = objective_batch_size
+        self.ent_coef = ent_coef
+        self.target_entropy = target_entropy
+        self.random_warmup = random_warmup
+        self.bfloat16 = bfloat16
+        self._last_skills: np.ndarray | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def skill_prior(self) -> SkillPrior:
+        """p(z)."""
+        return self.policy_kwargs["skill_prior"]
+
+    @abstractmethod
+    def make_objective(self) -> SkillObjective:
+        """The objective for this algorithm's arguments, spaces and prior."""
+
+    def make_representation(self, **kwargs: Any) -> Representation:
+        """
+        A map phi: S -> R^skill_dim, with the policy's kind of extractor for the observation.
+
+        :param kwargs: arguments of :class:`~sb3_metra.common.networks.Representation` to set or to replace
+        """
+        extractor = {
+            name: getattr(self.policy, name)
+            for name in ("features_extractor_class", "features_extractor_kwargs", "normalize_images")
+        }
+        return Representation(self.observation_space, self.action_space, self.skill_prior.dim, **(extractor | kwargs))
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        if self.replay_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.replay_buffer_class = DictSkillReplayBuffer if is_dict else SkillReplayBuffer
+        super()._setup_model()
+        self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
+        self.objective = self.make_objective().to(self.device)
+        self.objective_optimizer = self.policy.make_optimizer(self.objective, self.lr_schedule(1))
+        self.entropy_dual = self._make_entropy_dual().to(self.device)
+        # one optimiser for actor and entropy coefficient: their losses share no parameter, so one step is two
+        self.actor.optimizer.add_param_group({"params": list(self.entropy_dual.parameters())})
+        self._target_entropy = (
+            -0.5 * float(np.prod(self.action_space.shape)) if self.target_entropy == "auto" else float(self.target_entropy)
+        )
+
+    def _check_arguments(self) -> None:
+        if self.objective_batch_size is not None and self.objective_batch_size < self.batch_size:
+            raise ValueError(
+                f"objective_batch_size must be at least batch_size={self.batch_size}, got {self.objective_batch_size}"
+            )
+        if self._sample_size > self.buffer_size:
+            raise ValueError(
+                f"buffer_size must hold at least one batch of {self._sample_size} transitions, got {self.buffer_size}"
+            )
+        if self.replay_buffer_class is not None and not issubclass(self.replay_buffer_class, SkillReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class must be a subclass of SkillReplayBuffer, got {self.replay_buffer_class.__name__}"
+            )
+
+    @property
+    def _sample_size(self) -> int:
+        return self.objective_batch_size or self.batch_size
+
+    def _make_entropy_dual(self) -> DualVariable:
+        text = str(self.ent_coef)
+        learnable = text.startswith("auto")
+        try:
+            value = float(text.removeprefix("auto").removeprefix("_") or 1.0)
+        except ValueError:
+            raise ValueError(f'ent_coef must be a number, "auto" or "auto_0.01", got {self.ent_coef!r}') from None
+        return DualVariable(value, learnable, name="ent_coef")
+
+    # Collection
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None or self._last_skills is None:
+            self._last_skills = self.skill_prior.sample(self.n_envs)
+            self._last_obs = None  # an episode and its skill begin together
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.random_warmup and self.num_timesteps < learning_starts:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        assert self._last_obs is not None
+        actions, _ = self.policy.predict(self._last_obs, state=self._last_skills, deterministic=False)
+        scaled = self.policy.scale_action(actions)
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise(), -1.0, 1.0)
+        return self.policy.unscale_action(scaled), scaled
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        assert self._last_skills is not None
+        for key, x in new_obs.items() if isinstance(new_obs, dict) else [("observation", new_obs)]:
+            if not np.isfinite(x).all():
+                raise ValueError(f"{key} must be finite, got NaN or infinity from the environment; it was not stored")
+        for info, skill in zip(infos, self._last_skills, strict=True):
+            info["skill"] = skill
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        if dones.any():
+            self._last_skills = self._last_skills.copy()
+            self._last_skills[dones] = self.skill_prior.sample(int(dones.sum()))
+
+    # Learning
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """
+        Take gradient steps and log the averages of what they report.
+
+        :param gradient_steps: number of gradient steps
+        :param batch_size: transitions in a gradient step of actor and critics
+        :raises ValueError: where a loss is not finite; the networks are left as they were before
+        """
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.objective_optimizer, self.actor.optimizer, self.critic.optimizer])
+        infos = []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(max(batch_size, self._sample_size), env=self._vec_normalize_env)
+            infos.append(self.gradient_step(batch))
+        self._n_updates += gradient_steps
+        self._record(infos)
+
+    def gradient_step(self, batch: SkillReplayBufferSamples) -> Info:
+        """
+        One step of everything that is learnt, in the authors' order: objective, critics, actor and entropy
+        coefficient, target critics. The reward comes from the objective after its step.
+
+        :param batch: transitions; actor and critics learn from the first ``batch_size`` of them
+        :return: detached tensors by name, scalars or one value a transition
+        """
+        info = self._descend(self.objective_optimizer, self.objective.loss, batch)
+        batch = batch.head(self.batch_size)
+        with self._autocast():
+            batch = batch._replace(rewards=self.objective.reward(batch))
+        info |= self._descend(self.critic.optimizer, self.critic_loss, batch)
+        info |= self._descend(self.actor.optimizer, self.actor_loss, batch)
+        with th.no_grad():
+            th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+        return info | {"intrinsic_reward": batch.rewards}
+
+    def critic_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
+        """
+        Half the mean squared error of each critic towards r + gamma (1 - d) (min_i Q_i(s', a', z) - alpha log pi).
+
+        :param batch: transitions with intrinsic rewards
+        :return: the sum over critics, and what to log
+        """
+        with th.no_grad():
+            following = self.policy.condition(batch.next_observations, batch.skills)
+            next_actions, next_log_prob = self.actor.action_log_prob(following)
+            next_q = th.cat(self.critic_target(following, next_actions), dim=1).amin(dim=1, keepdim=True)
+            next_value = next_q - self.entropy_dual.value * next_log_prob
+            target = batch.rewards + (1.0 - batch.dones) * self.gamma * next_value
+        q_values = self.critic(self.policy.condition(batch.observations, batch.skills), batch.actions)
+        losses = th.stack([0.5 * F.mse_loss(q_value, target) for q_value in q_values])
+        return losses.sum(), {"critic_loss": losses.detach(), "q_target": target}
+
+    def actor_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
+        """
+        alpha log pi(a|s, z) - min_i Q_i(s, a, z), plus the loss of alpha itself.
+
+        :param batch: transitions
+        :return: the sum of both losses, and what to log
+        """
+        current = self.policy.condition(batch.observations, batch.skills)
+        actions, log_prob = self.actor.action_log_prob(current)
+        q_value = th.cat(self.critic(current, actions), dim=1).amin(dim=1, keepdim=True)
+        ent_coef = self.entropy_dual.value
+        actor_loss = (ent_coef * log_prob - q_value).mean()
+        ent_coef_loss = self.entropy_dual.loss(-log_prob - self._target_entropy)
+        info = {
+            "actor_loss": actor_loss.detach(),
+            "ent_coef": ent_coef,
+            "ent_coef_loss": ent_coef_loss.detach(),
+            "entropy": -log_prob.detach(),
+        }
+        return actor_loss + ent_coef_loss, info
+
+    def _descend(self, optimizer: th.optim.Optimizer, loss_fn: Any, batch: SkillReplayBufferSamples) -> Info:
+        """One optimiser step on a loss, for the gradients of that optimiser's parameters alone."""
+        with self._autocast():
+            loss, info = loss_fn(batch)
+        optimizer.zero_grad()
+        loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
+        if optimizer.defaults.get("fused"):
+            # the fused step leaves the parameters alone where this is 1, without asking the device
+            optimizer.found_inf = (~loss.detach().isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        return info
+
+    def _autocast(self) -> th.autocast:
+        return th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.bfloat16)
+
+    def _record(self, infos: list[Info]) -> None:
+        """Average over gradient steps and transitions, with one transfer from the device, and log."""
+        names = list(infos[0])
+        means = th.stack([th.cat([info[name].reshape(-1) for info in infos]).mean() for name in names]).tolist()
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, mean in zip(names, means, strict=True):
+            if not np.isfinite(mean):
+                raise ValueError(
+                    f"{name} must be finite, got {mean} in one of the last {len(infos)} gradient steps; the networks "
+                    "were left as they were before it"
+                )
+            self.logger.record(f"train/{name}", mean)
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """
+        Discover skills.
+
+        :param total_timesteps: environment steps, over all environments
+        :param callback: SB3 callbacks
+        :param log_interval: episodes between two lines of the log
+        :param tb_log_name: name of the run for TensorBoard; ``None``: that of the algorithm
+        :param reset_num_timesteps: start counting steps, and new episodes, afresh
+        :param progress_bar: show a progress bar
+        :return: this model
+        """
+        name = type(self).__name__ if tb_log_name is None else tb_log_name
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+    # Saving
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer that ``save_replay_buffer`` wrote.
+
+        :param path: its file
+        :param truncate_last_traj: unused, kept for SB3's interface
+        :raises ValueError: where it holds other transitions than this model's; the model keeps its own then
+        """
+        own = self.replay_buffer
+        assert own is not None
+        super().load_replay_buffer(path, truncate_last_traj)
+        loaded, self.replay_buffer = self.replay_buffer, own
+        for name in ("observation_space", "action_space", "n_envs"):
+            expected, got = getattr(own, name), getattr(loaded, name, None)
+            if got != expected:
+                raise ValueError(f"replay buffer must have {name} {expected}, got {got}")
+        if not isinstance(loaded, SkillReplayBuffer) or loaded.skills.shape[-1] != self.skill_prior.dim:
+            raise ValueError(f"replay buffer must hold skills of dimension {self.skill_prior.dim}, got {loaded}")
+        self.replay_buffer = loaded
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor", "critic", "critic_target"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        networks = ["policy", "objective", "entropy_dual"]
+        return [*networks, "actor.optimizer", "critic.optimizer", "objective_optimizer"], []

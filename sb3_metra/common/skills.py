@@ -1,0 +1,213 @@
+"""The skill z and its prior p(z): sampling, checking and the direction a skill asks phi to move in."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_metra.common.type_aliases import Random
+
+_TOLERANCE = 1e-3  # of a skill's norm; float32 arithmetic stays far below
+
+
+class SkillPrior(ABC):
+    """
+    The distribution p(z) that skills are drawn from, one per episode.
+
+    :param dim: number of components of a skill, at least 1
+    """
+
+    #: Whether p(z) has finitely many skills.
+    discrete: bool = False
+
+    def __init__(self, dim: int) -> None:
+        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
+            raise ValueError(f"skill_dim must be an integer of at least 1, got {dim!r}")
+        self.dim = int(dim)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dim={self.dim})"
+
+    @abstractmethod
+    def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
+        """
+        Draw skills from p(z).
+
+        :param n: number of skills
+        :param rng: NumPy generator to draw with; ``None`` for NumPy's global state, which SB3 seeds
+        :return: skills, (n, dim), float32
+        """
+
+    @abstractmethod
+    def log_prob(self, skills: th.Tensor) -> th.Tensor:
+        """
+        Log density (discrete: log probability) of valid skills.
+
+        :param skills: (batch, dim)
+        :return: (batch,)
+        """
+
+    @abstractmethod
+    def toward(self, direction: np.ndarray) -> np.ndarray:
+        """
+        The skill whose direction agrees best with a displacement: argmax_z <direction, z>.
+
+        With ``direction = phi(goal) - phi(s)`` this is zero-shot goal reaching (METRA paper, section 5.4).
+
+        :param direction: (..., dim)
+        :return: skills, same shape, float32; a zero direction gives a valid skill, too
+        """
+
+    @abstractmethod
+    def _violation(self, skills: np.ndarray) -> str | None:
+        """Say in half a sentence why the finite ``skills``, (n, dim), cannot come from p(z), or return ``None``."""
+
+    def embed(self, skills: th.Tensor) -> th.Tensor:
+        """
+        The direction in phi's space that is paired with the displacement: (phi(s') - phi(s)) . embed(z).
+
+        :param skills: (batch, dim)
+        :return: (batch, dim)
+        """
+        return skills
+
+    def evaluation_skills(self, n: int, rng: Random | None = None) -> np.ndarray:
+        """
+        Skills to judge a repertoire by: drawn from p(z), or spread evenly over finitely many skills.
+
+        :param n: number of skills
+        :param rng: as for :meth:`sample`
+        :return: (n, dim), float32
+        """
+        return self.sample(n, rng)
+
+    def validate(self, skills: np.ndarray) -> np.ndarray:
+        """
+        Check skills that came from outside.
+
+        :param skills: (dim,) or (n, dim)
+        :return: the same skills as a float32 array
+        :raises ValueError: where shape or values cannot come from p(z)
+        """
+        array = np.asarray(skills, dtype=np.float32)
+        if array.ndim not in (1, 2) or array.shape[-1] != self.dim:
+            raise ValueError(f"skill must have shape ({self.dim},) or (n, {self.dim}), got {array.shape}")
+        reason = self._violation(array.reshape(-1, self.dim)) if np.isfinite(array).all() else "must be finite"
+        if reason is not None:
+            raise ValueError(f"skill {reason}, got {array.reshape(-1, self.dim)[:4].tolist()}")
+        return array
+
+
+class SpherePrior(SkillPrior):
+    """
+    Skills uniform on the unit sphere of R^dim: the paper's continuous skills. With one dimension: -1 and +1.
+
+    :param dim: number of components of a skill, at least 1
+    """
+
+    def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
+        draws = _global_if_none(rng).standard_normal((n, self.dim))
+        return (draws / np.linalg.norm(draws, axis=-1, keepdims=True)).astype(np.float32)
+
+    def log_prob(self, skills: th.Tensor) -> th.Tensor:
+        # minus the log of the sphere's area, 2 pi^(d/2) / Gamma(d/2)
+        half = self.dim / 2
+        return skills.new_full((len(skills),), math.lgamma(half) - math.log(2.0) - half * math.log(math.pi))
+
+    def toward(self, direction: np.ndarray) -> np.ndarray:
+        return _unit(direction)
+
+    def _violation(self, skills: np.ndarray) -> str | None:
+        norms = np.linalg.norm(skills, axis=-1)
+        return None if np.abs(norms - 1.0).max(initial=0.0) <= _TOLERANCE else "must have norm 1"
+
+
+class GaussianPrior(SkillPrior):
+    """
+    Skills from the standard normal distribution of R^dim.
+
+    :param dim: number of components of a skill, at least 1
+    """
+
+    def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
+        return _global_if_none(rng).standard_normal((n, self.dim)).astype(np.float32)
+
+    def log_prob(self, skills: th.Tensor) -> th.Tensor:
+        return -0.5 * (skills.square() + math.log(2 * math.pi)).sum(dim=-1)
+
+    def toward(self, direction: np.ndarray) -> np.ndarray:
+        # <direction, z> is unbounded here: take the norm that draws typically have
+        return _unit(direction) * np.float32(math.sqrt(self.dim))
+
+    def _violation(self, skills: np.ndarray) -> str | None:
+        return None
+
+
+class OneHotPrior(SkillPrior):
+    """
+    ``dim`` discrete skills as one-hot vectors, uniformly distributed.
+
+    Policy and critics see the plain one-hot; phi's direction is centred and scaled, +1 for the skill and
+    -1 / (dim - 1) for the others, so that directions sum to zero (METRA paper, appendix on discrete skills).
+
+    :param dim: number of skills, at least 2
+    """
+
+    discrete = True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        if self.dim == 1:
+            raise ValueError("skill_dim must be at least 2 with discrete skills, got 1: one skill cannot differ")
+
+    def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
+        return self._one_hot(_global_if_none(rng).choice(self.dim, size=n))
+
+    def evaluation_skills(self, n: int, rng: Random | None = None) -> np.ndarray:
+        return self._one_hot(np.arange(n) % self.dim)
+
+    def embed(self, skills: th.Tensor) -> th.Tensor:
+        return (skills * self.dim - 1.0) / (self.dim - 1.0)
+
+    def log_prob(self, skills: th.Tensor) -> th.Tensor:
+        return skills.new_full((len(skills),), -math.log(self.dim))
+
+    def toward(self, direction: np.ndarray) -> np.ndarray:
+        return self._one_hot(np.argmax(direction, axis=-1))
+
+    def _violation(self, skills: np.ndarray) -> str | None:
+        one_hot = ((skills == 0.0) | (skills == 1.0)).all() and (skills.sum(axis=-1) == 1.0).all()
+        return None if one_hot else "must be one-hot: a single 1, else 0"
+
+    def _one_hot(self, index: np.ndarray) -> np.ndarray:
+        return np.eye(self.dim, dtype=np.float32)[index]
+
+
+def make_prior(skill_dim: int, discrete: bool = False, unit_skills: bool = True) -> SkillPrior:
+    """
+    The prior that the arguments of an algorithm describe.
+
+    :param skill_dim: number of components of a skill
+    :param discrete: one-hot skills instead of continuous ones
+    :param unit_skills: continuous skills on the unit sphere instead of Gaussian ones
+    """
+    if discrete:
+        return OneHotPrior(skill_dim)
+    return SpherePrior(skill_dim) if unit_skills else GaussianPrior(skill_dim)
+
+
+def _global_if_none(rng: Random | None) -> Any:
+    """NumPy's global state, which SB3 seeds, has the same drawing functions as a generator."""
+    return np.random if rng is None else rng
+
+
+def _unit(direction: np.ndarray) -> np.ndarray:
+    """Scale to norm 1; where there is no direction, take the first axis."""
+    direction = np.asarray(direction, dtype=np.float64)
+    norm = np.linalg.norm(direction, axis=-1, keepdims=True)
+    first = np.eye(direction.shape[-1])[0]
+    return np.where(norm > 0, direction / np.where(norm > 0, norm, 1.0), first).astype(np.float32)

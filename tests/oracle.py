@@ -1,0 +1,209 @@
+"""Compare METRA's gradient step with recorded ones of the authors' code, number by number; form: tests/data/README.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from torch import nn
+
+from sb3_metra import METRA
+from sb3_metra.common.type_aliases import SkillReplayBufferSamples
+
+
+class _Spaces(gym.Env):
+    """An environment that is only its spaces."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+
+class _ReplayedNoise:
+    """Stands in for ``actor.action_log_prob``: hands on recorded noise and keeps what comes back."""
+
+    def __init__(self, actor: Any) -> None:
+        self._action_log_prob = actor.action_log_prob
+        self.noise: list[th.Tensor] = []
+        self.results: list[tuple[th.Tensor, th.Tensor]] = []
+
+    def __call__(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
+        self.results.append(self._action_log_prob(obs, self.noise.pop(0)))
+        return self.results[-1]
+
+
+def run_oracle(path: str | Path) -> dict[str, float]:
+    """
+    Take the gradient steps of a file with METRA's own ``gradient_step``.
+
+    Understands state and pixel observations (``meta/pixel_shape``: height, width, channels; flat uint8 images),
+    continuous and discrete skills, learnt and fixed entropy coefficients.
+
+    :param path: a file in the form of tests/data/state_continuous.npz
+    :return: for each quantity, and for all weights of each network, the worst ||x - ref|| / ||ref|| over the steps
+    """
+    with np.load(path) as archive:
+        data = {name: archive[name] for name in archive.files}
+    meta = {name.removeprefix("meta/"): value for name, value in data.items() if name.startswith("meta/")}
+    model = _build(meta, data)
+    _set_weights(model, data)
+    errors: dict[str, float] = {}
+    for step in range(int(meta["n_steps"])):
+        reference = {name.split("/", 1)[1]: value for name, value in data.items() if name.startswith(f"step{step}/")}
+        for name, value in _take_step(model, meta, reference).items():
+            if name in reference:
+                errors[name] = max(errors.get(name, 0.0), _relative_error(value, reference[name]))
+    for net in _networks(model):
+        got, expected = _final_weights(model, net, data)
+        errors[f"final/{net}"] = _relative_error(got, expected)
+    for name, dual in (("log_dual_lambda", model.objective.dual), ("log_ent_coef", model.entropy_dual)):
+        if f"final/{name}" in data:
+            errors[f"final/{name}"] = _relative_error(dual.log_value, data[f"final/{name}"])
+    return errors
+
+
+def _build(meta: Mapping[str, np.ndarray], data: Mapping[str, np.ndarray]) -> METRA:
+    if "pixel_shape" in meta:
+        height, width, channels = (int(size) for size in meta["pixel_shape"])
+        observation_space = spaces.Box(0, 255, (channels, height, width), np.uint8)
+        encoder = {"features_extractor_kwargs": {"depth": int(meta["cnn_depth"])}}
+    else:
+        observation_space = spaces.Box(-np.inf, np.inf, (int(meta["obs_dim"]),), np.float32)
+        encoder = {}
+    arch = {net: _hidden_units(data, net) for net in ("actor", "phi", "q1")}
+    batch = int(meta["batch"])
+    learnt = float(data["init/log_ent_coef"].item()) != float(data["final/log_ent_coef"].item())
+    ent_coef = float(np.exp(data["init/log_ent_coef"]).item())
+    return METRA(
+        "CnnPolicy" if encoder else "MlpPolicy",
+        _Spaces(observation_space, spaces.Box(-1.0, 1.0, (int(meta["action_dim"]),), np.float32)),
+        skill_dim=int(meta["skill_dim"]),
+        discrete=bool(meta["discrete"]),
+        dual_slack=float(meta["dual_slack"]),
+        constraint_norm="mean",
+        phi_kwargs={"net_arch": arch["phi"]},
+        policy_kwargs={"net_arch": {"pi": arch["actor"], "qf": arch["q1"]}, **encoder},
+        learning_rate=float(meta["lr"]),
+        tau=float(meta["tau"]),
+        gamma=float(meta["gamma"]),
+        target_entropy=float(meta["target_entropy"]),
+        ent_coef=f"auto_{ent_coef}" if learnt else ent_coef,
+        batch_size=batch,
+        buffer_size=batch,
+        device="cpu",
+    )
+
+
+def _hidden_units(data: Mapping[str, np.ndarray], net: str) -> list[int]:
+    return [len(data[f"init/{net}/{layer}.bias"]) for layer in _layer_names(data, net) if layer.startswith("hidden")]
+
+
+def _layer_names(data: Mapping[str, np.ndarray], net: str) -> list[str]:
+    pattern = re.compile(rf"init/{net}/(\w+)\.weight")
+    return sorted(match[1] for name in data if (match := pattern.fullmatch(name)))
+
+
+def _networks(model: METRA) -> dict[str, tuple[nn.Module, nn.Module, dict[str, nn.Module]]]:
+    """For each network of a file: its encoder, its hidden layers, and its other layers by name."""
+    phi = model.objective.phi
+    nets: dict[str, tuple[nn.Module, nn.Module, dict[str, nn.Module]]] = {
+        "actor": (
+            model.actor.features_extractor.extractor,
+            model.actor.latent_pi,
+            {"mean": model.actor.mu, "log_std": model.actor.log_std},
+        ),
+        "phi": (phi.features_extractor, phi.hidden, {"out": phi.out}),
+    }
+    for prefix, critic in (("q", model.critic), ("target_q", model.critic_target)):
+        for i, (encoder, q_network) in enumerate(zip(critic.encoders, critic.q_networks, strict=True), start=1):
+            nets[f"{prefix}{i}"] = (encoder.extractor, q_network, {"out": q_network[-1]})
+    return nets
+
+
+def _layer(model: METRA, net: str, name: str) -> nn.Module:
+    encoder, hidden, others = _networks(model)[net]
+    kind, index = re.fullmatch(r"([a-z_]+)(\d*)", name).groups()  # type: ignore[union-attr]
+    if kind in ("conv", "hidden"):  # each followed by its activation
+        return (encoder.cnn if kind == "conv" else hidden)[2 * int(index)]  # type: ignore[index, union-attr]
+    return others[name]
+
+
+def _set_weights(model: METRA, data: Mapping[str, np.ndarray]) -> None:
+    with th.no_grad():
+        for net in _networks(model):
+            source = net.removeprefix("target_")
+            for layer in _layer_names(data, source):
+                for kind in ("weight", "bias"):
+                    parameter = getattr(_layer(model, net, layer), kind)
+                    value = th.as_tensor(data[f"init/{source}/{layer}.{kind}"])
+                    assert parameter.shape == value.shape, (net, layer, kind, parameter.shape, value.shape)
+                    parameter.copy_(value)
+        model.objective.dual.log_value.copy_(th.as_tensor(data["init/log_dual_lambda"]))
+        model.entropy_dual.log_value.copy_(th.as_tensor(data["init/log_ent_coef"]))
+
+
+def _final_weights(model: METRA, net: str, data: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    names = [(layer, kind) for layer in _layer_names(data, net.removeprefix("target_")) for kind in ("weight", "bias")]
+    got = [getattr(_layer(model, net, layer), kind).detach().numpy().ravel() for layer, kind in names]
+    expected = [data[f"final/{net}/{layer}.{kind}"].ravel() for layer, kind in names]
+    return np.concatenate(got), np.concatenate(expected)
+
+
+def _take_step(model: METRA, meta: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    batch = SkillReplayBufferSamples(
+        _observations(meta, reference["observations"]),
+        th.as_tensor(reference["actions"]),
+        _observations(meta, reference["next_observations"]),
+        th.as_tensor(reference["dones"]).reshape(-1, 1),
+        th.zeros(len(reference["dones"]), 1),  # the step puts the intrinsic reward here
+        th.as_tensor(reference["skills"]),
+    )
+    replayed = _ReplayedNoise(model.actor)
+    replayed.noise = [th.as_tensor(reference[f"noise_{which}_action"]) for which in ("next", "new")]
+    model.actor.action_log_prob = replayed  # type: ignore[assignment, method-assign]
+    try:
+        info = model.gradient_step(batch)
+    finally:
+        del model.actor.action_log_prob
+    (next_action, log_prob_next), (new_action, log_prob_new) = replayed.results
+    return {
+        "alignment_before_phi_step": info["alignment"],
+        "slack": info["constraint_slack"],
+        "phi_loss": info["phi_loss"],
+        "dual_loss": info["dual_loss"],
+        "dual_lambda_before": info["dual_lambda"],
+        "dual_lambda_after": model.objective.dual.value,
+        "rewards": info["intrinsic_reward"],
+        "next_action": next_action,
+        "log_prob_next_action": log_prob_next,
+        "q_target": info["q_target"],
+        "q1_loss": info["critic_loss"][0],
+        "q2_loss": info["critic_loss"][1],
+        "new_action": new_action,
+        "log_prob_new_action": log_prob_new,
+        "actor_loss": info["actor_loss"],
+        "ent_coef_loss": info["ent_coef_loss"],
+        "ent_coef_before": info["ent_coef"],
+        "ent_coef_after": model.entropy_dual.value,
+    }
+
+
+def _observations(meta: Mapping[str, np.ndarray], flat: np.ndarray) -> th.Tensor:
+    if "pixel_shape" not in meta:
+        return th.as_tensor(flat)
+    images = flat.reshape(-1, *(int(size) for size in meta["pixel_shape"])).astype(np.uint8)
+    return th.as_tensor(images.transpose(0, 3, 1, 2).copy())
+
+
+def _relative_error(value: Any, reference: np.ndarray) -> float:
+    got = np.asarray(value.detach() if isinstance(value, th.Tensor) else value, dtype=np.float64).ravel()
+    expected = np.asarray(reference, dtype=np.float64).ravel()
+    assert got.shape == expected.shape, (got.shape, expected.shape)
+    scale = np.linalg.norm(expected)
+    return float(np.linalg.norm(got - expected) / (scale if scale > 0 else 1.0))
