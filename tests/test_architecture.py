@@ -21,7 +21,8 @@ NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective"}
 LOOP = OBJECTIVE | {"sb3_metra.common.policies", "sb3_metra.common.buffers", "sb3_metra.common.skill_discovery"}
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
-PROGRAMS = LOOP | EVALUATION | {"sb3_metra", "sb3_metra.metra", "sb3_metra.baselines*", "sb3_metra.envs*"}
+ROOMS = {"sb3_metra", "sb3_metra.metra", "sb3_metra.baselines*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
+PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
 ALLOWED_INSIDE: dict[str, set[str]] = {
