@@ -5,6 +5,8 @@ from random rollouts, so that distances between observations keep their meaning)
 """
 
 import json
+import sys
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 try:
+    import mujoco
     from gymnasium.envs.mujoco import MujocoEnv
     from gymnasium.envs.mujoco.ant_v5 import AntEnv as GymnasiumAntEnv
     from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv as GymnasiumHalfCheetahEnv
@@ -38,11 +41,23 @@ def load_normalization(name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(measured[name]["mean"]), np.array(measured[name]["std"])
 
 
+def _warn_unless_deprecated_mass(message: str) -> None:
+    """
+    Hand MuJoCo's warnings on to Python's, but for the one that Gymnasium's ``half_cheetah.xml`` always gives.
+
+    :param message: What MuJoCo warns of
+    """
+    if "settotalmass" not in message:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
 class _LocomotionEnv(MujocoEnv):
     """
     What both bodies share: the observation ``(qpos, qvel)``, normalised, and the coordinates.
 
-    It stands before Gymnasium's class among the bases, whose ``step`` and ``reset`` it extends.
+    It stands before Gymnasium's class among the bases, whose ``step`` and ``reset`` it extends. Besides, it keeps the
+    pictures of several environments in one process apart: Gymnasium's renderer draws into, and on closing frees the
+    names of, whichever OpenGL context happens to be current.
     """
 
     env_id: ClassVar[str]
@@ -68,8 +83,7 @@ class _LocomotionEnv(MujocoEnv):
     def _get_obs(self) -> np.ndarray:
         state = np.concatenate((self.data.qpos, self.data.qvel))
         if self._mean is not None:
-            state -= self._mean
-            state /= self._std
+            state = (state - self._mean) / self._std
         return state.astype(np.float32)
 
     def _get_coordinates(self) -> np.ndarray:
@@ -80,8 +94,27 @@ class _LocomotionEnv(MujocoEnv):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
-        info["coordinates"] = self._get_coordinates()
-        return observation, reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, {**info, "coordinates": self._get_coordinates()}
+
+    def render(self) -> Any:
+        viewer = self.mujoco_renderer.viewer
+        if viewer is not None:
+            viewer.make_context_current()
+        return super().render()
+
+    def close(self) -> None:
+        renderer = getattr(self, "mujoco_renderer", None)  # missing where the constructor has failed
+        if renderer is None:
+            return
+        if renderer.viewer is not None and self.render_mode != "human":
+            renderer.viewer.make_context_current()
+            renderer.viewer.con.free()
+        renderer.viewer = None
+        super().close()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close()
 
 
 class AntEnv(_LocomotionEnv, GymnasiumAntEnv):
@@ -145,3 +178,13 @@ class HalfCheetahEnv(_LocomotionEnv, GymnasiumHalfCheetahEnv):
         GymnasiumHalfCheetahEnv.__init__(self, exclude_current_positions_from_observation=False, **kwargs)
         gym.utils.EzPickle.__init__(self, normalize, **kwargs)
         self._set_observation(normalize)
+
+    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        # Else MuJoCo 3.17 prints, for every environment made, that half_cheetah.xml uses a deprecated attribute, and
+        # starts a log file in the working directory.
+        previous = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(_warn_unless_deprecated_mass)
+        try:
+            return super()._initialize_simulation()
+        finally:
+            mujoco.set_mju_user_warning(previous)

@@ -72,10 +72,10 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._position.astype(np.float32), {"coordinates": self._position.copy()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if np.shape(action) != (2,):
+            raise ValueError(f"action must have shape (2,), got {np.shape(action)}.")
         before = self._position
         position = before + self.step_size * np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
-        if position.shape != (2,):
-            raise ValueError(f"action must have shape (2,), got {np.shape(action)}.")
         if self.arena is not None:
             position = np.clip(position, -self.arena, self.arena)
         self._position = position
@@ -84,7 +84,7 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         reward = float(np.linalg.norm(position - self._start) - np.linalg.norm(before - self._start))
         return position.astype(np.float32), reward, False, False, {"coordinates": position.copy()}
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """
         Draw the cells, the axes, the episode's trail and the point; without an arena the view widens with the trail.
 
@@ -95,7 +95,7 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
             return None
         trail = np.array(self._trail) if self._trail else self._position[None]
         # World units from the centre of the picture to its nearer edge.
-        extent = self.arena if self.arena is not None else max(12.0, 1.1 * float(np.abs(trail).max()))
+        extent = 1.05 * self.arena if self.arena is not None else max(12.0, 1.1 * float(np.abs(trail).max()))
         scale = 2.0 * extent / min(self.width, self.height)
         # The world coordinates of every column's and every row's centre; y points upwards.
         xs = (np.arange(self.width) + 0.5 - self.width / 2) * scale
@@ -103,9 +103,10 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
 
         image = np.full((self.height, self.width, 3), _BACKGROUND, dtype=np.uint8)
         cell = 1.0 if scale < 0.25 else 10.0  # cells of size 1 while they are wider than four pixels
-        for coordinates, lines in ((xs, image.swapaxes(0, 1)), (ys, image)):
-            lines[np.diff(np.floor(coordinates / cell), prepend=np.nan) ** 2 == 1] = _GRID
-        for coordinates, lines in ((xs, image.swapaxes(0, 1)), (ys, image)):
+        directions = ((xs, image.swapaxes(0, 1)), (ys, image))
+        for coordinates, lines in directions:
+            lines[np.flatnonzero(np.diff(np.floor(coordinates / cell)))] = _GRID
+        for coordinates, lines in directions:
             lines[np.abs(coordinates).argmin()] = _AXES
         columns = np.clip((trail[:, 0] / scale + self.width / 2).astype(int), 0, self.width - 1)
         rows = np.clip((self.height / 2 - trail[:, 1] / scale).astype(int), 0, self.height - 1)
