@@ -303,11 +303,9 @@ def test_ant_never_terminates_when_unhealthy() -> None:
     env.close()
 
 
-@pytest.mark.parametrize(
-    "env",
-    [AntEnv(normalize=False, terminate_on_back=True, frame_skip=4), HalfCheetahEnv(normalize=False, frame_skip=4)],
-)
-def test_pickled_body_keeps_its_options(env: AntEnv | HalfCheetahEnv) -> None:
+@pytest.mark.parametrize(("env_class", "options"), [(AntEnv, {"terminate_on_back": True}), (HalfCheetahEnv, {})])
+def test_pickled_body_keeps_its_options(env_class: type[AntEnv | HalfCheetahEnv], options: dict) -> None:
+    env = env_class(normalize=False, frame_skip=4, **options)
     twin = pickle.loads(pickle.dumps(env))
     assert twin.frame_skip == 4
     assert [getattr(twin, name) for name in options] == list(options.values())
