@@ -1,0 +1,35 @@
+"""Configuration of the documentation. Everything about the package itself is asked of its metadata."""
+
+from importlib import metadata
+
+project = "sb3_metra"
+author = metadata.metadata("sb3-metra")["Author"]
+copyright = f"2026, {author}"
+release = metadata.version("sb3-metra")
+version = ".".join(release.split(".")[:2])
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+copybutton_prompt_text = r"\$ |>>> "
+copybutton_prompt_is_regexp = True
+
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"sb3_metra {release}"
+html_show_sphinx = False
