@@ -10,11 +10,6 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-# Pictures without a screen need EGL; where its library is not installed, MuJoCo's own default stays.
-ifneq ($(wildcard /usr/lib/*/libEGL.so.1 /usr/lib64/libEGL.so.1 /usr/lib/libEGL.so.1),)
-export MUJOCO_GL ?= egl
-endif
-
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
