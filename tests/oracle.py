@@ -1,4 +1,4 @@
-"""Compare METRA's gradient step with recorded ones of the authors' code, number by number; form: tests/data/README.md."""
+"""Compare METRA's gradient step with recorded ones of the authors' code, number by number."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class SkillReplayBuffer(ReplayBuffer):
         )
         self.skills = np.zeros((self.buffer_size, n_envs, skill_dim), dtype=np.float32)
 
-    def add(  # type: ignore[override]
+    def add(
         self,
         obs: np.ndarray | dict[str, np.ndarray],
         next_obs: np.ndarray | dict[str, np.ndarray],
@@ -101,7 +101,7 @@ class SkillReplayBuffer(ReplayBuffer):
         return th.as_tensor(array, device=self.device)
 
 
-class DictSkillReplayBuffer(SkillReplayBuffer, DictReplayBuffer):
+class DictSkillReplayBuffer(SkillReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
     """:class:`SkillReplayBuffer` for dictionaries of observations; same parameters."""
 
 

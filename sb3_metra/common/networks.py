@@ -41,7 +41,10 @@ class PixelEncoder(BaseFeaturesExtractor):
         super().__init__(observation_space, 8 * depth * height_out * width_out)
         layers: list[nn.Module] = []
         for i in range(4):
-            layers += [nn.Conv2d(channels if i == 0 else depth << (i - 1), depth << i, kernel_size=4, stride=2), nn.ELU()]
+            layers += [
+                nn.Conv2d(channels if i == 0 else depth << (i - 1), depth << i, kernel_size=4, stride=2),
+                nn.ELU(),
+            ]
         self.cnn = nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
@@ -98,7 +101,9 @@ class Representation(BaseModel):
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
     ) -> None:
-        extractor_kwargs = {} if features_extractor_class is None else {"features_extractor_class": features_extractor_class}
+        extractor_kwargs = (
+            {} if features_extractor_class is None else {"features_extractor_class": features_extractor_class}
+        )
         super().__init__(
             observation_space,
             action_space,
@@ -137,7 +142,7 @@ class Representation(BaseModel):
 
     def _features(self, observations: Observations) -> th.Tensor:
         assert self.features_extractor is not None
-        return self.hidden(self.extract_features(observations, self.features_extractor))  # type: ignore[arg-type]
+        return self.hidden(self.extract_features(observations, self.features_extractor))
 
 
 def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:

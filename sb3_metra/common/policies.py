@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -125,7 +125,8 @@ class SkillPolicy(BasePolicy):
     :param net_arch: units of each hidden layer, or ``dict(pi=[...], qf=[...])``
     :param activation_fn: non-linearity of the critics
     :param actor_activation_fn: non-linearity of the actor (the authors' code: tanh)
-    :param features_extractor_class: extractor for the observation; the skill is appended to its features
+    :param features_extractor_class: extractor for the observation, to whose features the skill is appended;
+        ``None``: the policy's ``default_extractor``
     :param features_extractor_kwargs: its keyword arguments
     :param normalize_images: divide images by 255
     :param optimizer_class: optimiser of every network and multiplier
@@ -133,6 +134,8 @@ class SkillPolicy(BasePolicy):
     :param n_critics: number of Q-functions
     :param share_critic_encoder: one encoder of the observation for all Q-functions instead of one for each
     """
+
+    default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
 
     actor: SkillActor
     critic: SkillCritic
@@ -147,7 +150,7 @@ class SkillPolicy(BasePolicy):
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
         actor_activation_fn: type[nn.Module] = nn.Tanh,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -155,17 +158,20 @@ class SkillPolicy(BasePolicy):
         n_critics: int = 2,
         share_critic_encoder: bool = False,
     ) -> None:
+        extractor_class = self.default_extractor if features_extractor_class is None else features_extractor_class
         extractor_kwargs = dict(features_extractor_kwargs or {})
-        if not normalize_images and issubclass(features_extractor_class, (NatureCNN, CombinedExtractor, PixelEncoder)):
+        if not normalize_images and issubclass(extractor_class, (NatureCNN, CombinedExtractor, PixelEncoder)):
             extractor_kwargs["normalized_image"] = True
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class,
+            extractor_class,
             extractor_kwargs,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
-            optimizer_kwargs={"fused": True} if optimizer_kwargs is None and optimizer_class is th.optim.Adam else optimizer_kwargs,
+            optimizer_kwargs={"fused": True}
+            if optimizer_kwargs is None and optimizer_class is th.optim.Adam
+            else optimizer_kwargs,
             squash_output=True,
         )
         self.skill_prior = skill_prior
@@ -299,10 +305,14 @@ class SkillPolicy(BasePolicy):
         self.training = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = (
-            ("skill_prior", "net_arch", "activation_fn", "actor_activation_fn", "features_extractor_class")
-            + ("features_extractor_kwargs", "optimizer_class", "optimizer_kwargs", "n_critics", "share_critic_encoder")
-        )  # fmt: skip
+        names = ["skill_prior", "net_arch", "activation_fn", "actor_activation_fn", "features_extractor_class"]
+        names += [
+            "features_extractor_kwargs",
+            "optimizer_class",
+            "optimizer_kwargs",
+            "n_critics",
+            "share_critic_encoder",
+        ]
         constants = {"lr_schedule": self._dummy_schedule}
         return super()._get_constructor_parameters() | constants | {name: getattr(self, name) for name in names}
 
@@ -311,30 +321,12 @@ MlpPolicy = SkillPolicy
 
 
 class CnnPolicy(SkillPolicy):
-    """
-    :class:`SkillPolicy` for images, with the paper's encoder.
+    """:class:`SkillPolicy` for images, with the paper's encoder; same parameters."""
 
-    :param args: as for :class:`SkillPolicy`
-    :param features_extractor_class: extractor for the observation
-    :param kwargs: as for :class:`SkillPolicy`
-    """
-
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    default_extractor = PixelEncoder
 
 
 class MultiInputPolicy(SkillPolicy):
-    """
-    :class:`SkillPolicy` for dictionaries, with SB3's extractor for them.
+    """:class:`SkillPolicy` for dictionaries, with SB3's extractor for them; same parameters."""
 
-    :param args: as for :class:`SkillPolicy`
-    :param features_extractor_class: extractor for the observation
-    :param kwargs: as for :class:`SkillPolicy`
-    """
-
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    default_extractor = CombinedExtractor

@@ -1,4 +1,4 @@
-"""The one loop of skill discovery: when to act, store, learn and save. What is learnt and rewarded is the objective's."""
+"""The one loop of skill discovery: when to act, store, learn and save. What is learnt is the objective's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
@@ -189,7 +190,9 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         # one optimiser for actor and entropy coefficient: their losses share no parameter, so one step is two
         self.actor.optimizer.add_param_group({"params": list(self.entropy_dual.parameters())})
         self._target_entropy = (
-            -0.5 * float(np.prod(self.action_space.shape)) if self.target_entropy == "auto" else float(self.target_entropy)
+            -0.5 * float(get_action_dim(self.action_space))
+            if self.target_entropy == "auto"
+            else float(self.target_entropy)
         )
 
     def _check_arguments(self) -> None:
@@ -282,7 +285,7 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         infos = []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(max(batch_size, self._sample_size), env=self._vec_normalize_env)
-            infos.append(self.gradient_step(batch))
+            infos.append(self.gradient_step(batch))  # type: ignore[arg-type]
         self._n_updates += gradient_steps
         self._record(infos)
 

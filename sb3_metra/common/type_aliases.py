@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import TensorDict
 
 #: A batch of observations on the device: a tensor, or a dictionary of tensors.
-Observations = Union[th.Tensor, TensorDict]
+Observations: TypeAlias = th.Tensor | TensorDict
 
 #: Detached tensors by name that a loss hands back; whoever logs them reads them once per call of ``train()``.
 Info = dict[str, th.Tensor]
 
 #: NumPy's old global state and its new generators draw the same way for the calls used here.
-Random = Union[np.random.Generator, np.random.RandomState]
+Random: TypeAlias = np.random.Generator | np.random.RandomState
 
 
 class SkillReplayBufferSamples(NamedTuple):
@@ -42,6 +42,5 @@ class SkillReplayBufferSamples(NamedTuple):
         :param size: number of transitions, at most the size of this batch
         :return: views, nothing is copied
         """
-        return SkillReplayBufferSamples(
-            *({key: value[:size] for key, value in x.items()} if isinstance(x, dict) else x[:size] for x in self)
-        )
+        parts: list[Any] = [{k: v[:size] for k, v in x.items()} if isinstance(x, dict) else x[:size] for x in self]
+        return SkillReplayBufferSamples(*parts)
