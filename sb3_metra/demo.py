@@ -1,0 +1,246 @@
+"""The demonstration: train METRA for a few minutes, show what its skills do, and say it in words and numbers."""
+
+import ctypes
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, tqdm
+from stable_baselines3.common.env_util import make_vec_env
+
+import sb3_metra.envs
+from sb3_metra.evaluation.coverage import state_coverage
+from sb3_metra.evaluation.plotting import plot_trajectories
+from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
+from sb3_metra.evaluation.video import write_video
+from sb3_metra.hyperparams import load_settings
+from sb3_metra.metra import METRA
+
+N_SKILLS = 48
+"""Skills that are measured and drawn, as many as in the paper."""
+
+_SECONDS_AFTER_TRAINING = 45.0  # kept free for measuring, drawing and filming; of a short run, half the time
+_METRES = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0")
+_GL_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+_RENDERING_HELP = (
+    "on Debian or Ubuntu, `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0` lets MuJoCo draw without "
+    "a screen"
+)
+
+
+class Deadline(BaseCallback):
+    """
+    Ends training when the time is over.
+
+    :param end: point in time, on the clock of ``time.monotonic``
+    """
+
+    def __init__(self, end: float) -> None:
+        super().__init__()
+        self.end = end
+
+    def _on_step(self) -> bool:
+        return time.monotonic() < self.end
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """
+    What a demonstration found.
+
+    :param env: id of the environment
+    :param seed: seed of everything
+    :param timesteps: environment steps trained
+    :param training_seconds: wall time of the training
+    :param policy_state_coverage: cells of size 1 that 48 skills visit
+    :param displacements: how far from its episode's start each skill ends, (n_skills, n_coordinates)
+    """
+
+    env: str
+    seed: int
+    timesteps: int
+    training_seconds: float
+    policy_state_coverage: int
+    displacements: np.ndarray
+
+    def describe(self) -> str:
+        """The result in three sentences."""
+        unit = "m" if self.env in _METRES else "units"
+        if self.displacements.shape[1] == 1:
+            ends = self.displacements[:, 0]
+            where = f"the skills end between {ends.min():+.1f} and {ends.max():+.1f} {unit} from where they start"
+        else:
+            distances = np.linalg.norm(self.displacements[:, :2], axis=1)
+            where = (
+                f"the skills end {distances.mean():.1f} {unit} from where they start on average, "
+                f"{distances.max():.1f} {unit} at most, in {self.octants()} of 8 octants"
+            )
+        return (
+            f"Within one episode {where}.\n"
+            f"{len(self.displacements)} skills visit {self.policy_state_coverage} cells of side 1: "
+            "their policy state coverage.\n"
+            f"Learnt from {self.timesteps} steps in {self.training_seconds:.0f} seconds, without a reward."
+        )
+
+    def octants(self) -> int:
+        """In how many of the plane's eight octants the skills end."""
+        angles = np.arctan2(self.displacements[:, 1], self.displacements[:, 0])
+        return len(np.unique(np.floor(angles / (np.pi / 4)).astype(int) % 8))
+
+    def save(self, path: Path) -> None:
+        """
+        Write the result as JSON.
+
+        :param path: file to write
+        """
+        values = {**vars(self), "displacements": self.displacements.tolist()}
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def run_demo(
+    env_id: str = "sb3_metra/HalfCheetah-v0", seed: int = 0, out: Path | None = None, minutes: float = 3.0
+) -> DemoResult:
+    """
+    Train with the shipped settings on one thread, until they are through or the time is over, and show the skills.
+
+    Writes ``model.zip``, ``skills.png``, ``result.json`` and, where the environment can be drawn, ``skills.mp4``, or
+    ``skills.gif`` where no encoder for MP4 is installed.
+
+    :param env_id: id of an environment with ``info["coordinates"]``
+    :param seed: seed of everything
+    :param out: folder to write to; ``None``: ``demo/`` and the environment's name
+    :param minutes: wall time at most
+    :return: what was found
+    """
+    started = time.monotonic()
+    if not (np.isfinite(minutes) and minutes > 0):
+        raise ValueError(f"minutes must be a finite number above 0, got {minutes}.")
+    budget = 60.0 * minutes
+    _choose_renderer()
+    out = Path("demo") / env_id.rpartition("/")[2] if out is None else out
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"METRA learns skills on {env_id} without a reward, for at most {minutes:g} minutes (seed {seed}).")
+    threads = th.get_num_threads()
+    th.set_num_threads(1)  # networks are small: a second thread would only get in the way
+    try:
+        model, seconds = _train(env_id, seed, started + budget - min(_SECONDS_AFTER_TRAINING, budget / 2))
+        model.save(out / "model")
+        trajectories = _measure(model, env_id, seed)
+        displacements = np.stack([t.coordinates[-1] - t.coordinates[0] for t in trajectories])
+        coverage = state_coverage(t.coordinates for t in trajectories)
+        result = DemoResult(env_id, seed, model.num_timesteps, seconds, coverage, displacements)
+        result.save(out / "result.json")
+        title = f"{env_id}: {len(trajectories)} skills after {result.timesteps} steps"
+        plot_trajectories(trajectories, path=out / "skills.png", title=title)
+        _film(model, env_id, seed, _choose_skills(trajectories), out / "skills")
+    finally:
+        th.set_num_threads(threads)
+    print(f"\n{result.describe()}\n\n{_how_to_see_more(env_id, out)}")
+    return result
+
+
+def _train(env_id: str, seed: int, end: float) -> tuple[METRA, float]:
+    """
+    Train with the shipped settings.
+
+    :param env_id: id of the environment
+    :param seed: seed of everything
+    :param end: when to stop at the latest, on the clock of ``time.monotonic``
+    :return: the model, and the seconds it took
+    """
+    settings = load_settings(env_id)
+    timesteps = settings.pop("n_timesteps")
+    env = make_vec_env(env_id, settings.pop("n_envs", 1), seed=seed, env_kwargs=settings.pop("env_kwargs", None))
+    started = time.monotonic()
+    try:
+        model = METRA(env=env, seed=seed, device="cpu", **settings)
+        if tqdm is None:
+            print('No progress bar: it needs `pip install "sb3-metra[progress]"`.')
+        model.learn(timesteps, callback=Deadline(end), progress_bar=tqdm is not None)
+    finally:
+        env.close()
+    if model.num_timesteps < timesteps:
+        print(f"The time was over after {model.num_timesteps} of {timesteps} steps.")
+    return model, time.monotonic() - started
+
+
+def _measure(model: METRA, env_id: str, seed: int) -> list[SkillTrajectory]:
+    """Follow 48 skills for one episode each, as ``sb3-metra evaluate`` does with the same seed."""
+    skills = model.skill_prior.evaluation_skills(N_SKILLS, np.random.default_rng(seed))
+    env = make_vec_env(env_id, n_envs=1)
+    try:
+        return rollout_skills(model, env, skills, seed=seed)
+    finally:
+        env.close()
+
+
+def _choose_skills(trajectories: list[SkillTrajectory]) -> np.ndarray:
+    """
+    The skills to film: those that get farthest along each axis, both ways.
+
+    :param trajectories: one of each skill
+    :return: (at most 4, skill_dim), without repetition
+    """
+    displacements = np.stack([t.coordinates[-1] - t.coordinates[0] for t in trajectories])[:, :2]
+    chosen = [*displacements.argmin(axis=0), *displacements.argmax(axis=0)]
+    return np.stack([trajectories[i].skill for i in dict.fromkeys(chosen)])
+
+
+def _film(model: METRA, env_id: str, seed: int, skills: np.ndarray, path: Path) -> None:
+    """
+    Write a video of skills side by side, or say in one sentence why there is none.
+
+    :param model: the trained model
+    :param env_id: id of the environment
+    :param seed: seed of the episodes
+    :param skills: (n, skill_dim)
+    :param path: file to write, without its ending: ``.mp4``, or ``.gif`` where no encoder for MP4 is installed
+    """
+    size = {"width": 320, "height": 240} if env_id in sb3_metra.envs.MAX_EPISODE_STEPS else {}
+    try:
+        env = make_vec_env(env_id, n_envs=1, env_kwargs={"render_mode": "rgb_array", **size})
+        try:
+            trajectories = rollout_skills(model, env, skills, frames=True, seed=seed)
+            fps = env.get_attr("metadata")[0].get("render_fps", 20)
+        finally:
+            env.close()
+    except Exception as error:  # OpenGL fails in many ways, and the video is all that is lost
+        print(f"No video, because drawing failed ({error or type(error).__name__}): {_RENDERING_HELP}.")
+        return
+    clips = [trajectory.frames for trajectory in trajectories]
+    try:
+        write_video(clips, path.with_suffix(".mp4"), fps)
+    except (ImportError, OSError, ValueError):  # no encoder for MP4
+        path.with_suffix(".mp4").unlink(missing_ok=True)
+        write_video(clips, path.with_suffix(".gif"), fps)
+
+
+def _choose_renderer() -> None:
+    """Where MuJoCo has no screen to draw on and was not told what to use instead, name a library that is installed."""
+    if not sys.platform.startswith("linux") or {"MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        return
+    for backend, library in _GL_LIBRARIES.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        os.environ["MUJOCO_GL"] = backend
+        return
+
+
+def _how_to_see_more(env_id: str, out: Path) -> str:
+    """What was written, and commands that go on from there."""
+    other = "sb3_metra/HalfCheetah-v0" if env_id == "sb3_metra/PointMass-v0" else "sb3_metra/PointMass-v0"
+    files = "\n".join(f"  {path}" for path in sorted(out.iterdir()) if path.is_file())
+    return f"""\
+Written:
+{files}
+See more:
+  sb3-metra evaluate {out / "model.zip"} --env {env_id} --seed 1
+  sb3-metra demo --env {other}
+  sb3-metra train --env sb3_metra/Ant-v0 --progress"""

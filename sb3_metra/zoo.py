@@ -1,0 +1,219 @@
+"""METRA inside rl_zoo3: its own train and enjoy, judged by coverage. The only module that imports rl_zoo3.
+
+rl_zoo3 keeps its algorithms in dictionaries, which :func:`register` extends, and judges an agent by the environment's
+reward: in training for the best model, in a search for hyperparameters as the objective. Skills are discovered without
+a reward, so :func:`train` has both judged by policy state coverage instead. rl_zoo3 looks its two evaluation callbacks
+up by name when it needs them; :func:`judged_by_coverage` puts two of ours, with the same arguments, in their place for
+as long as it is open. Everything else is rl_zoo3's.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import sync_envs_normalization
+
+try:
+    import rl_zoo3
+    import rl_zoo3.enjoy
+    import rl_zoo3.exp_manager
+    import rl_zoo3.hyperparams_opt
+    import rl_zoo3.train
+    from optuna import Trial
+    from rl_zoo3.callbacks import TrialEvalCallback
+except ImportError as error:
+    raise ImportError(
+        f'The commands train and enjoy need rl_zoo3 ({error}): install it with `pip install "sb3-metra[zoo]"`.'
+    ) from error
+
+import sb3_metra.envs  # noqa: F401  registers the environments
+from sb3_metra.common.skills import SkillPrior
+from sb3_metra.evaluation.coverage import policy_state_coverage
+from sb3_metra.hyperparams import settings_path
+from sb3_metra.metra import METRA
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"metra": METRA}
+"""This package's algorithms under the names that ``--algo`` knows."""
+
+_TRAIN_DEFAULTS = {
+    "--env": "sb3_metra/PointMass-v0",
+    "--eval-freq": "100000",
+    "--eval-episodes": "48",  # one for each of the paper's 48 skills
+}
+_LOG_FOLDER = "logs"  # rl_zoo3's train writes there, and its enjoy looks elsewhere
+
+
+class CoverageEvalCallback(EvalCallback):
+    """
+    SB3's ``EvalCallback`` with policy state coverage in place of the mean reward.
+
+    Each of the ``n_eval_episodes`` episodes follows one skill, always the same ones. ``last_mean_reward`` and
+    ``best_mean_reward`` keep their names, which others read, and hold coverage. An environment that has no
+    ``info["coordinates"]`` cannot be judged by coverage: it is judged by its reward, and one line says so.
+    """
+
+    has_coordinates: bool
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        self.eval_env.reset()
+        self.has_coordinates = all("coordinates" in info for info in self.eval_env.unwrapped.reset_infos)
+        if not self.has_coordinates:
+            print('Judging by the environment\'s reward: it has no info["coordinates"] to measure coverage with.')
+
+    def _on_step(self) -> bool:
+        if not self.has_coordinates:
+            return super()._on_step()
+        if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0:
+            return self._judge()
+        return True
+
+    def _judge(self) -> bool:
+        """Measure coverage, log it and keep the model where it is the best so far."""
+        if self.model.get_vec_normalize_env() is not None:
+            sync_envs_normalization(self.training_env, self.eval_env)
+        prior: SkillPrior = self.model.skill_prior  # type: ignore[attr-defined]
+        coverage = policy_state_coverage(self.model, self.eval_env, prior, n_skills=self.n_eval_episodes)
+        self.last_mean_reward = float(coverage)
+        if self.log_path is not None:
+            self.evaluations_timesteps.append(self.num_timesteps)
+            self.evaluations_results.append([self.last_mean_reward])
+            np.savez(self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results)
+        if self.verbose >= 1:
+            print(f"Eval num_timesteps={self.num_timesteps}, policy_state_coverage={coverage}")
+        self.logger.record("eval/policy_state_coverage", coverage)
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+
+        continue_training = True
+        if self.last_mean_reward > self.best_mean_reward:
+            self.best_mean_reward = self.last_mean_reward
+            if self.best_model_save_path is not None:
+                self.model.save(os.path.join(self.best_model_save_path, "best_model"))
+            if self.callback_on_new_best is not None:
+                continue_training = self.callback_on_new_best.on_step()
+        return continue_training and self._on_event()
+
+
+class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
+    """
+    rl_zoo3's callback of a search for hyperparameters, which reports coverage.
+
+    Python's method resolution does the work: what rl_zoo3's class calls ``super()`` is here ``CoverageEvalCallback``.
+    """
+
+
+@contextmanager
+def judged_by_coverage() -> Iterator[None]:
+    """While it is open, rl_zoo3 keeps the best model, and searches for hyperparameters, by coverage."""
+    ours = {"EvalCallback": CoverageEvalCallback, "TrialEvalCallback": TrialCoverageEvalCallback}
+    theirs = {name: getattr(rl_zoo3.exp_manager, name) for name in ours}
+    vars(rl_zoo3.exp_manager).update(ours)
+    try:
+        yield
+    finally:
+        vars(rl_zoo3.exp_manager).update(theirs)
+
+
+def sample_metra_params(trial: Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    Draw METRA's hyperparameters for one trial. What the skills are (``skill_dim``, ``discrete``) is not searched for.
+
+    :param trial: Optuna's trial
+    :param n_actions: number of action components (unused: rl_zoo3's signature)
+    :param n_envs: number of environments (unused)
+    :param additional_args: rl_zoo3's information about hindsight replay (unused)
+    :return: arguments of METRA
+    """
+    params = {
+        "learning_rate": trial.suggest_float("learning_rate", 3e-5, 3e-3, log=True),
+        "dual_lambda": trial.suggest_float("dual_lambda", 0.3, 30.0, log=True),
+        "dual_slack": trial.suggest_float("dual_slack", 1e-5, 1e-1, log=True),
+        "objective_batch_size_pow": trial.suggest_int("objective_batch_size_pow", 8, 11),
+        "gradient_steps": trial.suggest_int("gradient_steps", 10, 100, log=True),
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.003, 0.05, log=True),
+        "policy_width": trial.suggest_categorical("policy_width", [64, 128, 256, 512]),
+        "phi_width": trial.suggest_categorical("phi_width", [64, 128, 256, 512]),
+    }
+    converted = convert_metra_params(params)
+    trial.set_user_attr("gamma", converted["gamma"])
+    trial.set_user_attr("objective_batch_size", converted["objective_batch_size"])
+    return converted
+
+
+def convert_metra_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn what Optuna keeps of a trial into arguments of METRA, for ``--trial-id``, too.
+
+    :param sampled_params: a trial's parameters
+    :return: arguments of METRA
+    """
+    params = sampled_params.copy()
+    params["gamma"] = 1.0 - params.pop("one_minus_gamma")
+    params["objective_batch_size"] = 2 ** params.pop("objective_batch_size_pow")
+    params["policy_kwargs"] = {"net_arch": [params.pop("policy_width")] * 2}
+    params["phi_kwargs"] = {"net_arch": [params.pop("phi_width")] * 2}
+    return params
+
+
+def register() -> None:
+    """Put this package's algorithms and METRA's sampler into rl_zoo3's dictionaries; doing so again changes nothing."""
+    rl_zoo3.ALGOS.update(ALGORITHMS)
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER["metra"] = sample_metra_params
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER["metra"] = convert_metra_params
+
+
+def train(arguments: Sequence[str]) -> None:
+    """
+    Run rl_zoo3's train with METRA, the shipped settings and coverage for the defaults.
+
+    :param arguments: rl_zoo3's own, and ``--paper`` for the authors' settings
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algo", default="metra")
+    parser.add_argument("-conf", "--conf-file")
+    parser.add_argument("--paper", action="store_true")
+    known, _ = parser.parse_known_args(arguments)
+    if known.paper and (known.conf_file is not None or known.algo not in ALGORITHMS):
+        raise ValueError(
+            f"--paper chooses the shipped settings of one of {sorted(ALGORITHMS)}, which --algo {known.algo} or "
+            f"--conf-file {known.conf_file} contradicts: leave one of them out."
+        )
+    arguments = [argument for argument in arguments if argument != "--paper"]
+    if known.algo not in ALGORITHMS:
+        _run("train", arguments)
+        return
+    defaults = {"--algo": known.algo, "--conf-file": str(settings_path(known.algo, known.paper)), **_TRAIN_DEFAULTS}
+    with judged_by_coverage():
+        _run("train", [word for pair in defaults.items() for word in pair] + arguments)
+
+
+def enjoy(arguments: Sequence[str]) -> None:
+    """
+    Run rl_zoo3's enjoy on what :func:`train` left behind.
+
+    :param arguments: rl_zoo3's own
+    """
+    _run("enjoy", ["--algo", "metra", "--env", _TRAIN_DEFAULTS["--env"], "--folder", _LOG_FOLDER, *arguments])
+
+
+def _run(script: str, arguments: Sequence[str]) -> None:
+    """
+    Call one of rl_zoo3's scripts, which read ``sys.argv``; of an argument given twice they take the last.
+
+    :param script: ``train`` or ``enjoy``
+    :param arguments: the script's arguments
+    """
+    register()
+    argv = sys.argv
+    sys.argv = [f"sb3-metra {script}", *arguments]
+    try:
+        {"train": rl_zoo3.train.train, "enjoy": rl_zoo3.enjoy.enjoy}[script]()
+    finally:
+        sys.argv = argv
