@@ -184,6 +184,13 @@ class SkillPolicy(BasePolicy):
         self.conditioned_space = spaces.Dict({"observation": observation_space, "skill": skill_space})
         self._build(lr_schedule)
 
+    @property
+    def device(self) -> th.device:
+        """Where the networks are; SB3 walks through all modules for it, at every step."""
+        weight = self.actor.mu.weight
+        assert isinstance(weight, th.Tensor)
+        return weight.device
+
     def _build(self, lr_schedule: Schedule) -> None:
         self.actor = self.make_actor()
         self.critic, self.critic_target = self.make_critic(), self.make_critic()
@@ -263,18 +270,28 @@ class SkillPolicy(BasePolicy):
         :return: actions, (n, \\*action_shape), and skills, (n, skill_dim); without the first axis for one observation
         :raises ValueError: where the skill has the wrong shape, or values that cannot come from p(z)
         """
-        if self.training:
-            self.set_training_mode(False)
         if isinstance(observation, tuple):
             raise ValueError("observation must be an array or a dict, got a tuple: `env.reset()` returns (obs, info)")
         obs, vectorized = self.obs_to_tensor(observation)
         n = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         skills = self._choose_skills(n, state, episode_start)
+        actions = self.unscale_action(self.act(obs, skills, deterministic))
+        return (actions, skills) if vectorized else (actions[0], skills[0])
+
+    def act(self, observations: PyTorchObs, skills: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """
+        :meth:`predict` without its checks and conversions.
+
+        :param observations: on the device, (n, \\*obs_shape)
+        :param skills: (n, skill_dim)
+        :param deterministic: the mode of the policy instead of a sample
+        :return: actions in [-1, 1], (n, \\*action_shape)
+        """
+        if self.training:
+            self.set_training_mode(False)
         with th.no_grad():
-            actions = self._predict(self.condition(obs, th.as_tensor(skills, device=self.device)), deterministic)
-        scaled = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
-        unscaled = self.unscale_action(scaled)
-        return (unscaled, skills) if vectorized else (unscaled[0], skills[0])
+            actions = self._predict(self.condition(observations, th.as_tensor(skills, device=self.device)), deterministic)
+        return actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
     def _choose_skills(self, n: int, state: np.ndarray | None, episode_start: np.ndarray | None) -> np.ndarray:
         if state is None:
@@ -284,9 +301,10 @@ class SkillPolicy(BasePolicy):
             skills = np.broadcast_to(skills, (n, self.skill_prior.dim))
         if len(skills) != n:
             raise ValueError(f"state must hold one skill for each of the {n} observations, got {len(skills)}")
-        starts = np.zeros(n, bool) if episode_start is None else np.broadcast_to(episode_start, n).astype(bool)
         skills = skills.copy()
-        skills[starts] = self.skill_prior.sample(int(starts.sum()))
+        if episode_start is not None:
+            starts = np.broadcast_to(episode_start, n).astype(bool)
+            skills[starts] = self.skill_prior.sample(int(starts.sum()))
         return skills
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:

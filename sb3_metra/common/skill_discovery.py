@@ -243,8 +243,9 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         if self.random_warmup and self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
-        actions, _ = self.policy.predict(self._last_obs, state=self._last_skills, deterministic=False)
-        scaled = self.policy.scale_action(actions)
+        assert self._last_skills is not None
+        observations, _ = self.policy.obs_to_tensor(self._last_obs)
+        scaled = self.policy.act(observations, self._last_skills)
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1.0, 1.0)
         return self.policy.unscale_action(scaled), scaled

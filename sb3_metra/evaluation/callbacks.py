@@ -20,7 +20,8 @@ class SkillEvalCallback(BaseCallback):
     Every ``eval_freq`` environment steps, roll out skills deterministically on environments of its own, log
     ``eval/policy_state_coverage`` and keep the model that covers most.
 
-    It draws from generators of its own only, so that training gives the same weights with it and without.
+    It draws from generators of its own only, so that training gives the same weights with it and without. Among the
+    logged times, ``time/cpu_seconds`` is that of the whole process without these evaluations.
 
     :param eval_env: an environment, or a vectorised one, that reports ``info["coordinates"]``; not the training one
     :param eval_freq: environment steps, over all training environments, between two evaluations
@@ -54,6 +55,7 @@ class SkillEvalCallback(BaseCallback):
         self.last_coverage = -1
         self.last_trajectories: list[SkillTrajectory] = []
         self._next_eval = eval_freq
+        self._own_cpu_seconds = 0.0
 
     def _on_training_start(self) -> None:
         self._next_eval = (self.num_timesteps // self.eval_freq + 1) * self.eval_freq
@@ -76,6 +78,7 @@ class SkillEvalCallback(BaseCallback):
 
         :return: policy state coverage, in cells
         """
+        start = time.process_time()
         prior: SkillPrior = self.model.skill_prior  # type: ignore[attr-defined]
         skills = prior.evaluation_skills(self.n_skills, np.random.default_rng(self.seed))
         if self.model.get_vec_normalize_env() is not None:
@@ -85,7 +88,8 @@ class SkillEvalCallback(BaseCallback):
         distances = [np.linalg.norm(t.coordinates[-1] - t.coordinates[0]) for t in self.last_trajectories]
         self.logger.record("eval/policy_state_coverage", self.last_coverage)
         self.logger.record("eval/distance", float(np.mean(distances)))
-        self.logger.record("time/cpu_seconds", time.process_time(), exclude="tensorboard")
+        self._own_cpu_seconds += time.process_time() - start
+        self.logger.record("time/cpu_seconds", time.process_time() - self._own_cpu_seconds, exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.verbose:
