@@ -1,5 +1,6 @@
 """The environments: their spaces, observations, coordinates, ends of episodes, seeds and pictures."""
 
+import gc
 import json
 import os
 import pickle
@@ -370,6 +371,7 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
         # Every rollout starts in a fresh state of the reset's noise, and moves on from there.
         assert np.abs(states[::20, 0]).max() <= 0.1
         assert np.unique(states[:, 0]).size == 200
+        assert states[:, -6:].std() > 3.0  # random actions move the joints, which the reset's noise of 0.1 does not
         env.close()
 
 
@@ -385,6 +387,7 @@ def test_point_mass_moves_by_hand() -> None:
     np.testing.assert_array_equal(observation, info["coordinates"].astype(np.float32))
     assert reward == pytest.approx(0.05, rel=1e-6)  # 3-4-5
     assert (terminated, truncated) == (False, False)
+    info["coordinates"][:] = 99.0  # the caller's own copy
     # Beyond its bounds an action is clipped: back to the origin and as far again on the other side.
     _, reward, _, _, info = env.step(np.array([-5.0, 0.0], dtype=np.float32))
     np.testing.assert_allclose(info["coordinates"], [-0.07, 0.04], rtol=1e-6)
@@ -521,12 +524,23 @@ def test_an_environment_that_goes_leaves_the_pictures_of_others_alone(way: str) 
     pictures = ant.render(), cheetah.render()
     third = make(CHEETAH, 64)
     third.render()
+    ant.render()  # whose OpenGL context is the current one now
     if way == "close":
         third.close()
         third.close()  # twice does no harm
-    else:
-        del third
-    for env, picture in zip((cheetah, ant, ant), (pictures[1], pictures[0], pictures[0]), strict=True):
+        ant.render()
+    del third
+    gc.collect()
+    for env, picture in zip((ant, cheetah, ant), (pictures[0], pictures[1], pictures[0]), strict=True):
         np.testing.assert_array_equal(env.render(), picture)
     ant.close()
     cheetah.close()
+
+
+def test_a_dropped_environment_closes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    env = HalfCheetahEnv()
+    monkeypatch.setattr(HalfCheetahEnv, "close", lambda self: closed.append(self.env_id))
+    del env
+    gc.collect()
+    assert closed == [CHEETAH]
