@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch as th
-import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space
@@ -122,27 +121,25 @@ class Representation(BaseModel):
     def forward(self, observations: Observations) -> th.Tensor:
         """
         :param observations: (batch, \\*obs_shape), as they come from the environment
-        :return: phi, (batch, dim)
+        :return: phi, (batch, dim), in single precision under autocast, too: what counts are its small differences
         """
-        return self.out(self._features(observations))
+        assert self.features_extractor is not None
+        hidden = self.hidden(self.extract_features(observations, self.features_extractor))
+        with th.autocast(hidden.device.type, enabled=False):
+            return self.out(hidden.float())
 
     def displacement(self, observations: Observations, next_observations: Observations) -> th.Tensor:
         """
-        phi(s') - phi(s), in one pass of the network over both.
+        phi(s') - phi(s), in two passes, as the authors do, and no slower than one pass over both.
 
-        The last layer is applied to the difference of its inputs: its bias, of which a displacement does not depend,
-        then gets no gradient, where rounding errors would otherwise be blown up to full steps by Adam.
+        A bias of the last layer, or of a unit that is active everywhere, does not change a displacement. The gradients
+        of the two passes cancel exactly there, where the rounding error of a joint sum would be a full step for Adam.
 
         :param observations: s, (batch, \\*obs_shape)
         :param next_observations: s', (batch, \\*obs_shape)
         :return: (batch, dim)
         """
-        features, next_features = self._features(_concatenate(observations, next_observations)).chunk(2)
-        return F.linear(next_features - features, self.out.weight)
-
-    def _features(self, observations: Observations) -> th.Tensor:
-        assert self.features_extractor is not None
-        return self.hidden(self.extract_features(observations, self.features_extractor))
+        return self(next_observations) - self(observations)
 
 
 def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:
@@ -157,15 +154,6 @@ def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:
         if isinstance(layer, nn.Linear):
             weight_init(layer.weight, gain=gain)
             nn.init.zeros_(layer.bias)
-
-
-def _concatenate(first: Observations, second: Observations) -> Observations:
-    """Two batches as one, so that a network passes over both at once."""
-    if isinstance(first, dict):
-        assert isinstance(second, dict)
-        return {key: th.cat([first[key], second[key]]) for key in first}
-    assert isinstance(second, th.Tensor)
-    return th.cat([first, second])
 
 
 def _size_after_convolutions(size: int) -> int:
