@@ -289,8 +289,9 @@ class SkillPolicy(BasePolicy):
         """
         if self.training:
             self.set_training_mode(False)
+        conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
         with th.no_grad():
-            actions = self._predict(self.condition(observations, th.as_tensor(skills, device=self.device)), deterministic)
+            actions = self._predict(conditioned, deterministic)
         return actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
     def _choose_skills(self, n: int, state: np.ndarray | None, episode_start: np.ndarray | None) -> np.ndarray:
