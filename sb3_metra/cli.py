@@ -170,6 +170,8 @@ def evaluate(
 
     if not path.is_file():
         raise ValueError(f"MODEL must be a file, got {str(path)!r}, which does not exist or is a folder.")
+    if n_skills < 1:
+        raise ValueError(f"--n-skills must be at least 1, got {n_skills}.")
     env: VecEnv = make_vec_env(registered(env_id), n_envs=1, env_kwargs=env_kwargs)
     try:
         statistics = path.parent / env_id.replace("/", "-") / "vecnormalize.pkl"

@@ -1,0 +1,247 @@
+"""METRA inside rl_zoo3: the shipped settings, the search space, and coverage in the place of reward."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_metra import METRA
+from sb3_metra.hyperparams import load_settings, settings_path
+
+pytest.importorskip("rl_zoo3")
+import optuna
+import rl_zoo3
+import rl_zoo3.exp_manager
+import rl_zoo3.hyperparams_opt
+
+from sb3_metra import zoo
+from sb3_metra.evaluation.coverage import policy_state_coverage
+
+POINT = "sb3_metra/PointMass-v0"
+FILES = ("metra", "metra_paper")
+ENTRIES = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0", POINT, "default")
+ZOO_KEYS = {"n_timesteps", "n_envs", "env_kwargs"}
+TINY = {
+    "learning_starts": 20,
+    "train_freq": 10,
+    "gradient_steps": 1,
+    "batch_size": 8,
+    "policy_kwargs": {"net_arch": [8]},
+    "phi_kwargs": {"net_arch": [8]},
+    "buffer_size": 1000,
+    "seed": 0,
+}
+
+
+# The shipped settings
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_file_has_an_entry_for_each_environment(file: str) -> None:
+    entries = yaml.safe_load(settings_path("metra", paper=file == "metra_paper").read_text())
+    assert set(entries) == set(ENTRIES)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("env_id", ENTRIES)
+def test_metra_takes_every_setting(file: str, env_id: str) -> None:
+    settings = load_settings(env_id, paper=file == "metra_paper")
+    make_id = POINT if env_id == "default" else env_id
+    if make_id != POINT:
+        pytest.importorskip("mujoco")
+    env = make_vec_env(make_id, n_envs=1, env_kwargs=settings.get("env_kwargs"))
+    arguments = {key: value for key, value in settings.items() if key not in ZOO_KEYS}
+    model = METRA(env=env, device="cpu", **arguments)
+    assert model.skill_prior.dim == settings.get("skill_dim", 2)
+    assert model.skill_prior.discrete is settings.get("discrete", False)
+    env.close()
+
+
+def test_paper_settings_are_the_authors() -> None:
+    """Against the figures of the paper and of the authors' code, written down here a second time."""
+    authors = {
+        "n_timesteps": 10_000_000,
+        "policy": "MlpPolicy",
+        "n_envs": 8,
+        "train_freq": 200,
+        "gradient_steps": 50,
+        "learning_starts": 10_000,
+        "buffer_size": 1_000_000,
+        "batch_size": 256,
+        "learning_rate": 1e-4,
+        "gamma": 0.99,
+        "tau": 0.005,
+        "ent_coef": "auto_0.01",
+        "target_entropy": "auto",
+        "skill_dim": 2,
+        "discrete": False,
+        "unit_skills": True,
+        "dual_lambda": 30.0,
+        "dual_slack": 1e-3,
+        "constraint_norm": "mean",
+        "policy_kwargs": {"net_arch": [1024, 1024]},
+        "phi_kwargs": {"net_arch": [1024, 1024]},
+        "replay_buffer_kwargs": {"handle_timeout_termination": False},
+    }
+    assert load_settings("sb3_metra/Ant-v0", paper=True) == authors
+    assert load_settings("sb3_metra/HalfCheetah-v0", paper=True) == {**authors, "skill_dim": 16, "discrete": True}
+    assert load_settings("Unknown-v0", paper=True) == authors
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_value_names_its_source(file: str) -> None:
+    lines = settings_path("metra", paper=file == "metra_paper").read_text().splitlines()
+    values = [line for line in lines if re.match(r"^ +\w+: +\S", line)]
+    assert len(values) >= 25
+    sources = r"# (authors' code|paper|figure reading|measured|ours)\b"
+    assert [line for line in values if not re.search(sources, line)] == []
+
+
+def test_settings_fall_back_to_the_default_entry() -> None:
+    assert load_settings("Pendulum-v1") == {"n_timesteps": 1_000_000, "policy": "MlpPolicy", "n_envs": 8}
+
+
+def test_settings_of_an_unknown_algorithm_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"algo must name shipped settings, one of .*'metra'.*, got 'sac'"):
+        settings_path("sac")
+
+
+# What rl_zoo3 is told
+
+
+def test_register_extends_the_dictionaries_that_rl_zoo3_reads() -> None:
+    for _ in range(2):
+        zoo.register()
+        assert rl_zoo3.ALGOS["metra"] is rl_zoo3.exp_manager.ALGOS["metra"] is METRA
+        assert rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER["metra"] is zoo.sample_metra_params
+        assert rl_zoo3.exp_manager.HYPERPARAMS_CONVERTER["metra"] is zoo.convert_metra_params
+    assert {"sac", "ppo"} < set(rl_zoo3.ALGOS)
+
+
+def test_search_space_converts_to_arguments() -> None:
+    sampled = {
+        "learning_rate": 0.001,
+        "dual_lambda": 3.0,
+        "dual_slack": 0.001,
+        "objective_batch_size_pow": 10,
+        "gradient_steps": 20,
+        "one_minus_gamma": 0.01,
+        "policy_width": 128,
+        "phi_width": 64,
+    }
+    arguments = {
+        "learning_rate": 0.001,
+        "dual_lambda": 3.0,
+        "dual_slack": 0.001,
+        "objective_batch_size": 1024,
+        "gradient_steps": 20,
+        "gamma": 0.99,
+        "policy_kwargs": {"net_arch": [128, 128]},
+        "phi_kwargs": {"net_arch": [64, 64]},
+    }
+    trial = optuna.trial.FixedTrial(sampled)
+    assert zoo.sample_metra_params(trial, 2, 1, {}) == zoo.convert_metra_params(sampled) == arguments
+    assert trial.user_attrs == {"gamma": 0.99, "objective_batch_size": 1024}
+    assert sampled["phi_width"] == 64  # the trial's own parameters stay as they are
+    assert METRA("MlpPolicy", POINT, device="cpu", **arguments).gamma == 0.99
+
+
+def test_every_drawn_trial_makes_a_model() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(5):
+        METRA("MlpPolicy", POINT, device="cpu", **zoo.sample_metra_params(study.ask(), 2, 1, {}))
+
+
+# Coverage in the place of reward
+
+
+def test_judged_by_coverage_gives_rl_zoo3_its_callbacks_back() -> None:
+    module = rl_zoo3.exp_manager
+    theirs = module.EvalCallback, module.TrialEvalCallback
+    with zoo.judged_by_coverage():
+        assert module.EvalCallback is zoo.CoverageEvalCallback
+        assert module.TrialEvalCallback is zoo.TrialCoverageEvalCallback
+    assert (module.EvalCallback, module.TrialEvalCallback) == theirs
+    with pytest.raises(RuntimeError, match="inside"), zoo.judged_by_coverage():
+        raise RuntimeError("inside")
+    assert (module.EvalCallback, module.TrialEvalCallback) == theirs
+
+
+def test_callback_reports_the_coverage_of_its_skills(tmp_path: Path) -> None:
+    callback = zoo.CoverageEvalCallback(
+        make_vec_env(POINT, n_envs=1), n_eval_episodes=6, eval_freq=40, log_path=str(tmp_path), verbose=0
+    )
+    model = METRA("MlpPolicy", POINT, device="cpu", **TINY)
+    model.learn(40, callback=callback)
+    # it was evaluated before the last round's gradient step: those are the weights after 30 steps
+    twin = METRA("MlpPolicy", POINT, device="cpu", **TINY).learn(30)
+    expected = policy_state_coverage(twin, make_vec_env(POINT, n_envs=1), twin.skill_prior, n_skills=6, seed=0)
+    assert callback.last_mean_reward == callback.best_mean_reward == expected > 0
+    log = np.load(tmp_path / "evaluations.npz")
+    assert log["timesteps"].tolist() == [40]
+    assert log["results"].tolist() == [[expected]]
+
+
+def test_best_model_is_the_one_that_covers_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coverages = iter([5, 9, 7])
+    monkeypatch.setattr(zoo, "policy_state_coverage", lambda *args, **kwargs: next(coverages))
+    callback = zoo.CoverageEvalCallback(
+        make_vec_env(POINT, n_envs=1), eval_freq=20, best_model_save_path=str(tmp_path), verbose=0
+    )
+    METRA("MlpPolicy", POINT, device="cpu", **TINY).learn(60, callback=callback)
+    assert (callback.last_mean_reward, callback.best_mean_reward) == (7.0, 9.0)
+    assert METRA.load(tmp_path / "best_model").num_timesteps == 40
+
+
+def test_trials_are_told_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    coverages = iter([5, 9, 7])
+    monkeypatch.setattr(zoo, "policy_state_coverage", lambda *args, **kwargs: next(coverages))
+    study = optuna.create_study(direction="maximize")
+    trial = study.ask()
+    callback = zoo.TrialCoverageEvalCallback(make_vec_env(POINT, n_envs=1), trial, eval_freq=20)
+    METRA("MlpPolicy", POINT, device="cpu", **TINY).learn(60, callback=callback)
+    assert study.trials[0].intermediate_values == {1: 5.0, 2: 9.0, 3: 7.0}
+    assert callback.last_mean_reward == 7.0
+
+
+def test_environment_without_coordinates_is_judged_by_its_reward(capsys: pytest.CaptureFixture[str]) -> None:
+    callback = zoo.CoverageEvalCallback(
+        make_vec_env("Pendulum-v1", n_envs=1), n_eval_episodes=1, eval_freq=20, verbose=0
+    )
+    METRA("MlpPolicy", "Pendulum-v1", device="cpu", **TINY).learn(20, callback=callback)
+    assert callback.last_mean_reward < 0  # Pendulum's reward is a cost
+    assert 'no info["coordinates"]' in capsys.readouterr().out
+
+
+def test_unknown_environment_is_trained_with_the_default_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo.train(["--env", "Pendulum-v1", "-n", "16", "--eval-freq", "-1", "-f", str(tmp_path)])
+    assert "Using 'default' hyperparameters" in capsys.readouterr().out
+    assert (tmp_path / "metra" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+
+
+def test_only_training_ends_episodes_on_the_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mujoco")
+    seen = {}
+    create_envs = rl_zoo3.exp_manager.ExperimentManager.create_envs
+
+    def spy(self, n_envs, eval_env=False, no_log=False):
+        env = create_envs(self, n_envs, eval_env, no_log)
+        seen[eval_env] = [unwrapped.terminate_on_back for unwrapped in env.get_attr("unwrapped")]
+        return env
+
+    monkeypatch.setattr(rl_zoo3.exp_manager.ExperimentManager, "create_envs", spy)
+    zoo.train(["--env", "sb3_metra/Ant-v0", "-n", "8", "-f", str(tmp_path)])
+    assert seen == {False: [True] * 8, True: [False]}
+
+
+def test_algorithms_of_rl_zoo3_run_as_they_do_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+    monkeypatch.setattr(rl_zoo3.train, "train", lambda: commands.append(list(zoo.sys.argv)))
+    zoo.train(["--algo", "sac", "--env", "Pendulum-v1"])
+    assert commands == [["sb3-metra train", "--algo", "sac", "--env", "Pendulum-v1"]]
+    assert zoo.sys.argv != commands[0]
