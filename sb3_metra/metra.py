@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_metra.common.dual import DualVariable
-from sb3_metra.common.networks import Representation
+from sb3_metra.common.networks import Representation, check_finite
 from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.policies import SkillPolicy
 from sb3_metra.common.skill_discovery import SkillDiscovery
@@ -136,7 +136,9 @@ class METRA(SkillDiscovery):
 
         :param observation: one observation or a batch of n
         :return: (n, skill_dim), without the first axis for one observation
+        :raises ValueError: where the observation is not finite
         """
+        check_finite(observation)
         phi = self.objective.phi
         obs, vectorized = phi.obs_to_tensor(observation)
         with th.no_grad():

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_metra.common.networks import check_finite
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
 
 
@@ -71,7 +72,9 @@ class SkillReplayBuffer(ReplayBuffer):
         :param reward: the environment's, (n_envs,)
         :param done: whether the episode ended, (n_envs,)
         :param infos: one dictionary for each environment, with ``skill``, (skill_dim,)
+        :raises ValueError: where s' is not finite; nothing is kept then
         """
+        check_finite(next_obs, "from the environment; it was not stored")
         self.skills[self.pos] = [info["skill"] for info in infos]
         super().add(obs, next_obs, action, reward, done, infos)  # type: ignore[arg-type]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
@@ -154,6 +155,21 @@ def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:
         if isinstance(layer, nn.Linear):
             weight_init(layer.weight, gain=gain)
             nn.init.zeros_(layer.bias)
+
+
+def check_finite(observations: Any, source: str = "") -> None:
+    """
+    Refuse observations that are not finite.
+
+    :param observations: an array, or a dictionary of arrays
+    :param source: where they come from, to end the error with
+    :raises ValueError: for NaN and infinity, named by their key, and for what ``env.reset()`` returns
+    """
+    if isinstance(observations, tuple):
+        raise ValueError("observation must be an array or a dict, got a tuple: `env.reset()` returns (obs, info)")
+    for key, x in observations.items() if isinstance(observations, dict) else [("observation", observations)]:
+        if not np.isfinite(x).all():
+            raise ValueError(f"{key} must be finite, got NaN or infinity {source}".rstrip())
 
 
 def _size_after_convolutions(size: int) -> int:

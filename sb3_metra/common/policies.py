@@ -23,7 +23,7 @@ from stable_baselines3.sac.policies import Actor
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_metra.common.networks import PixelEncoder, SkillExtractor, initialize
+from sb3_metra.common.networks import PixelEncoder, SkillExtractor, check_finite, initialize
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.type_aliases import Observations
 
@@ -268,10 +268,9 @@ class SkillPolicy(BasePolicy):
         :param episode_start: (n,), where an episode begins and a new skill is to be drawn; ``None``: nowhere
         :param deterministic: the mode of the policy instead of a sample
         :return: actions, (n, \\*action_shape), and skills, (n, skill_dim); without the first axis for one observation
-        :raises ValueError: where the skill has the wrong shape, or values that cannot come from p(z)
+        :raises ValueError: where the observation is not finite, or the skill has a wrong shape or cannot come from p(z)
         """
-        if isinstance(observation, tuple):
-            raise ValueError("observation must be an array or a dict, got a tuple: `env.reset()` returns (obs, info)")
+        check_finite(observation)
         obs, vectorized = self.obs_to_tensor(observation)
         n = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         skills = self._choose_skills(n, state, episode_start)

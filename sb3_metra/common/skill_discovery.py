@@ -21,7 +21,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
 from sb3_metra.common.dual import DualVariable
-from sb3_metra.common.networks import Representation
+from sb3_metra.common.networks import Representation, check_finite
 from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SkillActor, SkillCritic, SkillPolicy
 from sb3_metra.common.skills import SkillPrior, make_prior
@@ -189,29 +189,28 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         self.entropy_dual = self._make_entropy_dual().to(self.device)
         # one optimiser for actor and entropy coefficient: their losses share no parameter, so one step is two
         self.actor.optimizer.add_param_group({"params": list(self.entropy_dual.parameters())})
-        self._target_entropy = (
-            -0.5 * float(get_action_dim(self.action_space))
-            if self.target_entropy == "auto"
-            else float(self.target_entropy)
-        )
+        self._target_entropy = self._make_target_entropy()
 
     def _check_arguments(self) -> None:
+        for name, low, high in (
+            ("batch_size", 1, np.inf),
+            ("learning_starts", 0, np.inf),
+            ("tau", 0, 1),
+            ("gamma", 0, 1),
+        ):
+            if not low <= (value := getattr(self, name)) <= high:
+                raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
         if self.objective_batch_size is not None and self.objective_batch_size < self.batch_size:
             raise ValueError(
                 f"objective_batch_size must be at least batch_size={self.batch_size}, got {self.objective_batch_size}"
             )
-        if self._sample_size > self.buffer_size:
-            raise ValueError(
-                f"buffer_size must hold at least one batch of {self._sample_size} transitions, got {self.buffer_size}"
-            )
+        size = self.objective_batch_size or self.batch_size
+        if size > self.buffer_size:
+            raise ValueError(f"buffer_size must hold at least one batch of {size} transitions, got {self.buffer_size}")
         if self.replay_buffer_class is not None and not issubclass(self.replay_buffer_class, SkillReplayBuffer):
             raise ValueError(
                 f"replay_buffer_class must be a subclass of SkillReplayBuffer, got {self.replay_buffer_class.__name__}"
             )
-
-    @property
-    def _sample_size(self) -> int:
-        return self.objective_batch_size or self.batch_size
 
     def _make_entropy_dual(self) -> DualVariable:
         text = str(self.ent_coef)
@@ -221,6 +220,14 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         except ValueError:
             raise ValueError(f'ent_coef must be a number, "auto" or "auto_0.01", got {self.ent_coef!r}') from None
         return DualVariable(value, learnable, name="ent_coef")
+
+    def _make_target_entropy(self) -> float:
+        if self.target_entropy == "auto":
+            return -0.5 * float(get_action_dim(self.action_space))
+        try:
+            return float(self.target_entropy)
+        except ValueError:
+            raise ValueError(f'target_entropy must be a number or "auto", got {self.target_entropy!r}') from None
 
     # Collection
 
@@ -240,6 +247,7 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        check_finite(self._last_obs, "from the environment")
         if self.random_warmup and self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
@@ -260,9 +268,6 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         infos: list[dict[str, Any]],
     ) -> None:
         assert self._last_skills is not None
-        for key, x in new_obs.items() if isinstance(new_obs, dict) else [("observation", new_obs)]:
-            if not np.isfinite(x).all():
-                raise ValueError(f"{key} must be finite, got NaN or infinity from the environment; it was not stored")
         for info, skill in zip(infos, self._last_skills, strict=True):
             info["skill"] = skill
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
@@ -285,27 +290,33 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         self._update_learning_rate([self.objective_optimizer, self.actor.optimizer, self.critic.optimizer])
         infos = []
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(max(batch_size, self._sample_size), env=self._vec_normalize_env)
-            infos.append(self.gradient_step(batch))  # type: ignore[arg-type]
+            size = max(batch_size, self.objective_batch_size or 0)
+            batch = self.replay_buffer.sample(size, env=self._vec_normalize_env)
+            infos.append(self.gradient_step(batch, batch_size))  # type: ignore[arg-type]
         self._n_updates += gradient_steps
-        self._record(infos)
+        if infos:
+            self._record(infos)
 
-    def gradient_step(self, batch: SkillReplayBufferSamples) -> Info:
+    def gradient_step(self, batch: SkillReplayBufferSamples, batch_size: int | None = None) -> Info:
         """
         One step of everything that is learnt, in the authors' order: objective, critics, actor and entropy
         coefficient, target critics. The reward comes from the objective after its step.
 
-        :param batch: transitions; actor and critics learn from the first ``batch_size`` of them
+        :param batch: transitions
+        :param batch_size: how many of them, from the first, actor and critics learn from; ``None``: the algorithm's
         :return: detached tensors by name, scalars or one value a transition
         """
-        info = self._descend(self.objective_optimizer, self.objective.loss, batch)
-        batch = batch.head(self.batch_size)
+        failed = th.zeros((), device=self.device)  # 1 from the first loss on that is not finite: then nothing moves
+        info = self._descend(self.objective_optimizer, self.objective.loss, batch, failed)
+        batch = batch.head(self.batch_size if batch_size is None else batch_size)
         with self._autocast():
             batch = batch._replace(rewards=self.objective.reward(batch))
-        info |= self._descend(self.critic.optimizer, self.critic_loss, batch)
-        info |= self._descend(self.actor.optimizer, self.actor_loss, batch)
+        info |= self._descend(self.critic.optimizer, self.critic_loss, batch, failed)
+        info |= self._descend(self.actor.optimizer, self.actor_loss, batch, failed)
         with th.no_grad():
-            th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+            tau = self.tau * (1.0 - failed)
+            for target, critic in zip(self.critic_target.parameters(), self.critic.parameters(), strict=True):
+                target.lerp_(critic, tau)
         return info | {"intrinsic_reward": batch.rewards}
 
     def critic_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
@@ -346,16 +357,20 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         }
         return actor_loss + ent_coef_loss, info
 
-    def _descend(self, optimizer: th.optim.Optimizer, loss_fn: Any, batch: SkillReplayBufferSamples) -> Info:
-        """One optimiser step on a loss, for the gradients of that optimiser's parameters alone."""
+    def _descend(
+        self, optimizer: th.optim.Optimizer, loss_fn: Any, batch: SkillReplayBufferSamples, failed: th.Tensor
+    ) -> Info:
+        """One optimiser step on a loss, for that optimiser's parameters alone, unless a loss failed to be finite."""
         with self._autocast():
             loss, info = loss_fn(batch)
         optimizer.zero_grad()
         loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
+        failed.logical_or_(~loss.detach().isfinite())
         if optimizer.defaults.get("fused"):
-            # the fused step leaves the parameters alone where this is 1, without asking the device
-            optimizer.found_inf = (~loss.detach().isfinite()).float()  # type: ignore[attr-defined]
-        optimizer.step()
+            optimizer.found_inf = failed  # type: ignore[attr-defined]  # the fused step looks at it on the device
+            optimizer.step()
+        elif not failed:  # other optimisers cannot skip a step by themselves, so that the device is asked
+            optimizer.step()
         return info
 
     def _autocast(self) -> th.autocast:
@@ -395,7 +410,11 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         :return: this model
         """
         name = type(self).__name__ if tb_log_name is None else tb_log_name
-        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        try:
+            return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        except BaseException:
+            self._last_obs = None  # the environment may be a step ahead of it: begin new episodes the next time
+            raise
 
     # Saving
 
@@ -409,8 +428,10 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         """
         own = self.replay_buffer
         assert own is not None
-        super().load_replay_buffer(path, truncate_last_traj)
-        loaded, self.replay_buffer = self.replay_buffer, own
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+        finally:
+            loaded, self.replay_buffer = self.replay_buffer, own
         for name in ("observation_space", "action_space", "n_envs"):
             expected, got = getattr(own, name), getattr(loaded, name, None)
             if got != expected:
