@@ -1,5 +1,6 @@
 """What is installed: one version, the data files, the typed marker, and refusals of versions that cannot work."""
 
+import re
 import subprocess
 import sys
 from email.message import Message
@@ -10,6 +11,7 @@ from zipfile import ZipFile
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import sb3_metra
 from sb3_metra.common import versions
@@ -75,6 +77,41 @@ def test_the_core_needs_what_the_import_needs() -> None:
         "numpy",
         "packaging",
     }
+
+
+def test_the_documentation_names_every_bound_and_every_extra() -> None:
+    page = (ROOT / "docs" / "guide" / "install.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w\[\]-]+)` \| `([^`]+)` \| [\d.]+ \|$", page, flags=re.MULTILINE)
+    documented = {Requirement(name).name: SpecifierSet(bounds) for name, bounds in rows}
+    declared = {}
+    for line in metadata.requires("sb3-metra") or []:
+        requirement = Requirement(line)
+        bounded_above = any(specifier.operator in ("<", "==") for specifier in requirement.specifier)
+        if bounded_above and not (_is_of(line, "tests") or _is_of(line, "docs")):
+            declared[requirement.name] = requirement.specifier
+    assert documented == declared
+    for extra in metadata.metadata("sb3-metra").get_all("Provides-Extra") or []:
+        assert re.search(rf"^\| .*`{extra}`.* \| ", page, flags=re.MULTILINE), extra
+
+
+def test_every_make_command_in_the_documentation_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", makefile, flags=re.MULTILINE))
+    variables = set(re.findall(r"^(\w+) \?=", makefile, flags=re.MULTILINE))
+    files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".ci" / "run", *(ROOT / "docs").rglob("*.md")]
+    used = [
+        words.split()
+        for file in files
+        for words in re.findall(r"^(?:\$ |)make ([^#\n]+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    ]
+    assert {words[0] for words in used} >= {"demo", "test"}
+    assert {words[0] for words in used} <= targets
+    assert {word.split("=")[0] for words in used for word in words[1:]} <= variables
+
+
+def test_ci_ends_with_the_test_command_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").split()
+    assert script[-2:] == ["make", "test"]
 
 
 def test_all_holds_every_extra_that_users_need() -> None:
