@@ -18,6 +18,7 @@ from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.evaluation.rollout import SkillTrajectory
 
 pytest.importorskip("rl_zoo3")
+import optuna
 
 POINT = "sb3_metra/PointMass-v0"
 TINY = [
@@ -95,20 +96,38 @@ def test_train_goes_on_from_a_saved_model(trained: Path, tmp_path: Path) -> None
     assert after._n_updates > before._n_updates > 0
 
 
-def test_search_maximises_coverage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, optuna.Study]:
+    """A folder that a search of two trials wrote to, without a gradient step, and its study."""
+    folder = tmp_path_factory.mktemp("search")
     arguments = ["--optimize", "--n-trials", "2", "--n-evaluations", "2", "-n", "400", "--eval-episodes", "5"]
-    folders = ["--optimization-log-path", str(tmp_path / "trials"), "-f", str(tmp_path), "--no-optim-plots"]
-    settings = ["-params", "n_envs:2", "learning_starts:100000"]  # no gradient steps: a search in seconds
-    assert main(["train", "--env", POINT, "--seed", "0", *arguments, *folders, *settings]) == 0
-    (report,) = (tmp_path / "metra").glob("report_*.pkl")
-    study = pickle.loads(report.read_bytes())
+    outputs = ["--optimization-log-path", str(folder / "trials"), "-f", str(folder), "--no-optim-plots"]
+    settings = ["-params", "n_envs:2", "learning_starts:100000"]
+    storage = ["--storage", str(folder / "study.log"), "--study-name", "point"]
+    assert main(["train", "--env", POINT, "--seed", "0", *arguments, *outputs, *storage, *settings]) == 0
+    (report,) = (folder / "metra").glob("report_*.pkl")
+    return folder, pickle.loads(report.read_bytes())
+
+
+def test_search_maximises_coverage(searched: tuple[Path, optuna.Study], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, study = searched
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
-    capsys.readouterr()
+    assert study.best_value == max(trial.value for trial in study.trials)
     for trial in study.trials:
-        model = tmp_path / "trials" / f"trial_{trial.number}" / "best_model.zip"
+        model = folder / "trials" / f"trial_{trial.number}" / "best_model.zip"
         assert main(["evaluate", str(model), "--env", POINT, "--n-skills", "5"]) == 0
         assert read_json(capsys)["policy_state_coverage"] == max(trial.intermediate_values.values())
-    assert study.best_value == max(trial.value for trial in study.trials)
+
+
+def test_train_takes_the_settings_of_a_trial(searched: tuple[Path, optuna.Study], tmp_path: Path) -> None:
+    folder, study = searched
+    storage = ["--storage", str(folder / "study.log"), "--study-name", "point", "--trial-id", "1"]
+    assert main(["train", "--env", POINT, "-n", "8", "--eval-freq", "-1", "-f", str(tmp_path), *storage]) == 0
+    model = METRA.load(run_of(tmp_path) / "sb3_metra-PointMass-v0.zip")
+    params = study.trials[1].params
+    assert model.lr_schedule(1.0) == params["learning_rate"]
+    assert model.gamma == 1.0 - params["one_minus_gamma"]
+    assert model.phi_kwargs == {"net_arch": [params["phi_width"]] * 2}
 
 
 # enjoy
