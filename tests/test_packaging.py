@@ -252,3 +252,17 @@ def test_a_bare_source_tree_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(versions.metadata, "metadata", missing)
     check_versions()
     check_versions("dmc")
+
+
+def test_importing_the_package_refuses_an_old_stable_baselines3() -> None:
+    """In a process of its own, where SB3 claims to be old before anything is imported."""
+    code = """
+from importlib import metadata
+found = metadata.version
+metadata.version = lambda name: "2.9.1" if name == "stable-baselines3" else found(name)
+import sb3_metra
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    last_line = result.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("ImportError: sb3-metra ")
+    assert 'but 2.9.1 is installed: run pip install "stable-baselines3<3,>=2.9.2"' in last_line
