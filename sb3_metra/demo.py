@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sb3_metra.metra import METRA
 N_SKILLS = 48
 """Skills that are measured and drawn, as many as in the paper."""
 
-_SECONDS_AFTER_TRAINING = 45.0  # kept free for measuring, drawing and filming; of a short run, half the time
+_SECONDS_AFTER_TRAINING = 35.0  # kept free for measuring, drawing and filming; of a short run, half the time
 _METRES = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0")
 _GL_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 _RENDERING_HELP = (
@@ -206,12 +207,14 @@ def _film(model: METRA, env_id: str, seed: int, skills: np.ndarray, path: Path) 
     """
     size: dict[str, Any] = {"width": 320, "height": 240} if env_id in sb3_metra.envs.MAX_EPISODE_STEPS else {}
     try:
-        env = gym.make(env_id, render_mode="rgb_array", **size)
-        try:
-            _leave_out_shadows(env)
-            trajectories = rollout_skills(model, env, skills, frames=True, seed=seed)
-        finally:
-            env.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of GLFW, whose last word is the error
+            env = gym.make(env_id, render_mode="rgb_array", **size)
+            try:
+                _leave_out_shadows(env)
+                trajectories = rollout_skills(model, env, skills, frames=True, seed=seed)
+            finally:
+                env.close()
     except Exception as error:  # OpenGL fails in many ways, and the video is all that is lost
         print(f"No video, because drawing failed ({error or type(error).__name__}): {_RENDERING_HELP}.")
         return
