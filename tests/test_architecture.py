@@ -19,7 +19,8 @@ LEAVES = {"sb3_metra.common.type_aliases", "sb3_metra.common.versions"}
 VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective"}
-LOOP = OBJECTIVE | {"sb3_metra.common.policies", "sb3_metra.common.buffers", "sb3_metra.common.skill_discovery"}
+BUFFERS = {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
+LOOP = OBJECTIVE | BUFFERS | {"sb3_metra.common.policies", "sb3_metra.common.skill_discovery"}
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
 ROOMS = {"sb3_metra", "sb3_metra.metra", "sb3_metra.baselines*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
@@ -36,6 +37,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.objective": NETWORKS,
     "sb3_metra.common.policies": OBJECTIVE,
     "sb3_metra.common.buffers": OBJECTIVE,
+    "sb3_metra.common.frame_buffer": OBJECTIVE | BUFFERS,
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.metra": LOOP,
     "sb3_metra.baselines": {"sb3_metra.baselines.*"},

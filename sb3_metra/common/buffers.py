@@ -78,19 +78,36 @@ class SkillReplayBuffer(ReplayBuffer):
         self.skills[self.pos] = [info["skill"] for info in infos]
         super().add(obs, next_obs, action, reward, done, infos)  # type: ignore[arg-type]
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__} of {self.buffer_size * self.n_envs} transitions in host memory"
+
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
     ) -> SkillReplayBufferSamples:
-        env_inds = np.random.randint(0, high=self.n_envs, size=len(batch_inds))
+        return self._gather(batch_inds, np.random.randint(0, high=self.n_envs, size=len(batch_inds)), env)
+
+    def _gather(
+        self, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> SkillReplayBufferSamples:
         dones = self.dones[batch_inds, env_inds] * (1.0 - self.timeouts[batch_inds, env_inds])
         rewards = self._normalize_reward(self.rewards[batch_inds, env_inds], env)
+        observations, next_observations = self._gather_observations(batch_inds, env_inds, env)
         return SkillReplayBufferSamples(
-            self._observations_to_torch(self.observations, batch_inds, env_inds, env),
+            observations,
             self._to_device(self.actions[batch_inds, env_inds]),
-            self._observations_to_torch(self.next_observations, batch_inds, env_inds, env),
+            next_observations,
             self._to_device(dones[:, None]),
             self._to_device(rewards[:, None]),
             self._to_device(self.skills[batch_inds, env_inds]),
+        )
+
+    def _gather_observations(
+        self, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None
+    ) -> tuple[Any, Any]:
+        """s and s' of the given rows and environments, on the device."""
+        return (
+            self._observations_to_torch(self.observations, batch_inds, env_inds, env),
+            self._observations_to_torch(self.next_observations, batch_inds, env_inds, env),
         )
 
     def _observations_to_torch(self, stored: Any, batch_inds: np.ndarray, env_inds: np.ndarray, env: Any) -> Any:
@@ -101,7 +118,7 @@ class SkillReplayBuffer(ReplayBuffer):
 
     def _to_device(self, array: np.ndarray) -> th.Tensor:
         """Fancy indexing has copied already, so that the tensor may share the array's memory."""
-        return th.as_tensor(array, device=self.device)
+        return th.as_tensor(array).to(self.device, non_blocking=self.device.type == "cuda")
 
 
 class DictSkillReplayBuffer(SkillReplayBuffer, DictReplayBuffer):  # type: ignore[misc]

@@ -183,6 +183,8 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DictSkillReplayBuffer if is_dict else SkillReplayBuffer
         super()._setup_model()
+        if self.verbose >= 1:
+            print(f"Using a {self.replay_buffer}")
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.objective = self.make_objective().to(self.device)
         self.objective_optimizer = self.policy.make_optimizer(self.objective, self.lr_schedule(1))
@@ -444,5 +446,4 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         return [*super()._excluded_save_params(), "actor", "critic", "critic_target"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        networks = ["policy", "objective", "entropy_dual"]
-        return [*networks, "actor.optimizer", "critic.optimizer", "objective_optimizer"], []
+        return ["policy", "objective", "entropy_dual", "actor.optimizer", "critic.optimizer", "objective_optimizer"], []

@@ -1,0 +1,309 @@
+"""Replay that keeps every frame once: a stack of frames is put together when it is sampled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_metra.common.buffers import DictSkillReplayBuffer
+
+try:
+    import psutil  # type: ignore[import-untyped]
+except ImportError:  # as in SB3, where it comes with an extra
+    psutil = None
+
+_MAX_SHARE = 0.8  # of a GPU's free memory that frames may take unasked: networks and their gradients come after them
+_ONLY = "observation"  # the key of images that are not in a dictionary
+
+
+class FrameReplayBuffer(DictSkillReplayBuffer):
+    """
+    :class:`~sb3_metra.common.buffers.SkillReplayBuffer` for stacks of frames: the same samples, a sixth of the memory.
+
+    An observation is ``n_stack`` frames along its first axis, the newest last: (9, 64, 64) is three RGB frames of 64x64
+    pixels. An episode begins with its first frame repeated. Images in a dictionary are kept as frames, its other
+    observations as they are.
+
+    In each environment, frame t is at place ``t % ring`` of a ring that reaches ``n_stack`` frames further than the
+    transitions do. The last frame of an episode is in nobody's stack but its own; it moves aside when the next episode
+    takes its place. Memory is taken at the first ``add``.
+
+    :param buffer_size: number of transitions, over all environments
+    :param observation_space: images, (channels, height, width), or a dictionary that holds some
+    :param action_space: actions
+    :param device: where samples go
+    :param n_envs: number of environments
+    :param n_stack: number of frames in an observation; 1 where frames are not stacked
+    :param storage: ``"device"`` keeps the frames where samples go, ``"host"`` in host memory; ``"auto"``: on the device
+        if they take at most 80 % of its free memory
+    :param kwargs: further arguments of :class:`~sb3_metra.common.buffers.SkillReplayBuffer`
+    :raises ValueError: where the space holds no such images, or frames do not fit into the device's memory
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        *,
+        n_stack: int,
+        storage: Literal["auto", "device", "host"] = "auto",
+        **kwargs: Any,
+    ) -> None:
+        if storage not in ("auto", "device", "host"):
+            raise ValueError(f'storage must be "auto", "device" or "host", got {storage!r}')
+        is_dict = isinstance(observation_space, spaces.Dict)
+        everything = observation_space.spaces if is_dict else {_ONLY: observation_space}  # type: ignore[attr-defined]
+        images = _find_images(everything, n_stack)
+        plain = spaces.Dict({key: space for key, space in everything.items() if key not in images})
+        super().__init__(buffer_size, plain, action_space, device, n_envs, **kwargs)
+        # the other observations' space is in single precision by now
+        whole = spaces.Dict(self.observation_space.spaces | images) if is_dict else observation_space
+        self.observation_space = whole  # type: ignore[assignment]
+        self.n_stack, self.storage = n_stack, storage
+        self._shapes = {key: (x.shape[0] // n_stack, *x.shape[1:]) for key, x in images.items()}
+        self._ring = self.buffer_size + n_stack
+        self._ages = np.zeros((self.buffer_size, n_envs), dtype=np.int16)  # frames of its episode before it: < n_stack
+        self._aside = np.full((self.buffer_size, n_envs), -1, dtype=np.int32)  # place of s' among the last frames
+        self._where: th.device | None = self._choose_storage()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every transition, and give the frames' memory back."""
+        super().reset()
+        self._added = 0  # steps of the environments, overwritten ones included
+        self._newest: dict[str, np.ndarray] = {}  # s' of the last step, whole stacks
+        self._frames: dict[str, Any] = {}  # (ring, n_envs, channels, height, width) by key
+        self._last_frames: dict[str, Any] = {}  # (number of places, channels, height, width) by key
+        self._n_places, self._free_places = 0, list[int]()
+        self._aside[:] = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that is kept, once it is allocated."""
+        arrays = [self.actions, self.rewards, self.dones, self.timeouts, self.skills, self._ages, self._aside]
+        for by_key in (self.observations, self.next_observations, self._newest, self._frames, self._last_frames):
+            arrays += by_key.values()
+        return sum(array.nbytes for array in arrays)
+
+    def __str__(self) -> str:
+        where = self._where or self._choose_storage()
+        place = "host memory" if where.type == "cpu" else f"the memory of {where}"
+        size = self.buffer_size * self.n_envs
+        return f"{type(self).__name__} of {size} transitions, {self._frame_bytes() / 1e9:.2f} GB of frames in {place}"
+
+    # Memory
+
+    def _frame_bytes(self) -> int:
+        return self._ring * self.n_envs * sum(int(np.prod(shape)) for shape in self._shapes.values())
+
+    def _choose_storage(self) -> th.device:
+        host, needed = th.device("cpu"), self._frame_bytes()
+        if self.device.type == "cuda" and self.storage != "host":
+            free = th.cuda.mem_get_info(self.device)[0]
+            if needed <= free * (_MAX_SHARE if self.storage == "auto" else 1.0):
+                return self.device
+            if self.storage == "device":
+                raise ValueError(
+                    f'storage must be "host" or buffer_size smaller: frames take {needed / 1e9:.2f} GB, and '
+                    f"{self.device} has {free / 1e9:.2f} GB free"
+                )
+        elif self.device.type != "cpu" and self.storage == "device":
+            return self.device
+        if psutil is not None and needed > (free := psutil.virtual_memory().available):
+            warnings.warn(
+                f"frames take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of memory are free: choose a smaller "
+                "buffer_size, or close what else runs",
+                stacklevel=3,
+            )
+        return host
+
+    def _allocate(self) -> None:
+        """Take memory for the frames, unless that is done, and put those of a loaded buffer there."""
+        self._where = self._where or self._choose_storage()
+        for key, shape in self._shapes.items():
+            self._frames[key] = self._grown(self._frames.get(key), (self._ring, self.n_envs, *shape))
+            places = max(self._n_places, self.n_envs)
+            self._last_frames[key] = self._grown(self._last_frames.get(key), (places, *shape))
+
+    def _grown(self, stored: Any, shape: tuple[int, ...]) -> th.Tensor:
+        """A tensor in the chosen memory with at least this many rows that begins with those stored."""
+        if stored is not None and len(stored) >= shape[0]:
+            return th.as_tensor(stored).to(self._where)
+        grown = th.empty(shape, dtype=th.uint8, device=self._where)
+        if stored is not None:
+            grown[: len(stored)] = th.as_tensor(stored)
+        return grown
+
+    # Adding
+
+    def add(
+        self,
+        obs: np.ndarray | dict[str, np.ndarray],
+        next_obs: np.ndarray | dict[str, np.ndarray],
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        As :meth:`SkillReplayBuffer.add <sb3_metra.common.buffers.SkillReplayBuffer.add>`.
+
+        :raises ValueError: where s and s' are not such stacks, or s' is not finite; nothing is kept then
+        """
+        images, next_images = self._images(obs), self._images(next_obs)
+        starts = self._find_starts(images)
+        self._check_stacks(images, next_images, starts)
+        self._allocate()
+        row = self.pos
+        plain, next_plain = ({key: x[key] for key in self.observations} for x in (obs, next_obs))
+        super().add(plain, next_plain, action, reward, done, infos)
+        if starts.any():
+            self._start_episodes(row - 1, np.flatnonzero(starts), images)
+        self._free_places += self._aside[row][self._aside[row] >= 0].tolist()
+        self._aside[row] = -1
+        self._ages[row] = np.where(starts, 0, np.minimum(self._ages[row - 1] + 1, self.n_stack - 1))
+        for key, frames in self._frames.items():
+            newest = next_images[key][:, -self._shapes[key][0] :]
+            frames[(self._added + 1) % self._ring].copy_(th.as_tensor(newest))
+        self._newest = {key: x.copy() for key, x in next_images.items()}
+        self._added += 1
+
+    def _images(self, obs: Any) -> dict[str, np.ndarray]:
+        return {key: obs[key] if isinstance(obs, dict) else obs for key in self._shapes}
+
+    def _find_starts(self, images: dict[str, np.ndarray]) -> np.ndarray:
+        """Where s is not s' of the step before, a new episode begins, whether or not the last one came to its end."""
+        if not self._newest:
+            return np.ones(self.n_envs, dtype=bool)
+        differing = [(x != self._newest[key]).any(axis=(1, 2, 3)) for key, x in images.items()]
+        return np.any(differing, axis=0)
+
+    def _check_stacks(
+        self, images: dict[str, np.ndarray], next_images: dict[str, np.ndarray], starts: np.ndarray
+    ) -> None:
+        for key, stacks in images.items():
+            channels = self._shapes[key][0]
+            begin = stacks[starts]
+            if (begin[:, channels:] != begin[:, :-channels]).any():
+                raise ValueError(
+                    f"{key} must begin an episode with its first frame repeated n_stack={self.n_stack} times, got "
+                    "other frames: SB3's VecFrameStack has zeros there, and a new buffer needs new episodes"
+                )
+            if (next_images[key][:, :-channels] != stacks[:, channels:]).any():
+                raise ValueError(
+                    f"{key} must move by one frame of n_stack={self.n_stack} in each step, got a next observation that "
+                    "does not begin with the last frames of the one before"
+                )
+
+    def _start_episodes(self, row: int, envs: np.ndarray, images: dict[str, np.ndarray]) -> None:
+        """Put s' of the row before aside, whose place in the ring goes to the first frames of the new episodes."""
+        place = self._added % self._ring
+        if self._added > 0:
+            self._aside[row, envs] = [self._free_places.pop() if self._free_places else self._new_place() for _ in envs]
+        for key, frames in self._frames.items():
+            if self._added > 0:
+                self._last_frames[key][self._aside[row, envs]] = frames[place, envs]
+            frames[place, envs] = th.as_tensor(images[key][envs, -self._shapes[key][0] :], device=self._where)
+
+    def _new_place(self) -> int:
+        self._n_places += 1
+        for key, kept in self._last_frames.items():
+            if len(kept) < self._n_places:
+                rows = min(2 * len(kept), self.buffer_size * self.n_envs)
+                self._last_frames[key] = self._grown(kept, (rows, *kept.shape[1:]))
+        return self._n_places - 1
+
+    # Sampling
+
+    def _gather_observations(
+        self, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None
+    ) -> tuple[Any, Any]:
+        self._allocate()
+        index = self._index_frames(batch_inds, env_inds)
+        observations, next_observations = super()._gather_observations(batch_inds, env_inds, env)
+        for key in self._shapes:
+            observations[key], next_observations[key] = self._gather_stacks(key, *index)
+        if isinstance(self.observation_space, spaces.Dict):
+            return observations, next_observations
+        return observations[_ONLY], next_observations[_ONLY]
+
+    def _index_frames(self, batch_inds: np.ndarray, env_inds: np.ndarray) -> list[th.Tensor]:
+        """Places of the ``n_stack + 1`` frames of s and s'; which s' ended an episode, and its frame's place aside."""
+        steps = self._added - 1 - (self._added - 1 - batch_inds) % self.buffer_size
+        back = np.minimum(np.arange(self.n_stack)[::-1], self._ages[batch_inds, env_inds][:, None])
+        frames = np.concatenate([steps[:, None] - back, steps[:, None] + 1], axis=1) % self._ring
+        aside = self._aside[batch_inds, env_inds].astype(np.int64)
+        ended = np.flatnonzero(aside >= 0)
+        index = ((frames * self.n_envs + env_inds[:, None]).ravel(), ended, aside[ended])
+        assert self._where is not None
+        return [th.as_tensor(x).to(self._where, non_blocking=self._where.type == "cuda") for x in index]
+
+    def _gather_stacks(
+        self, key: str, index: th.Tensor, ended: th.Tensor, aside: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """s and s', (batch, channels, height, width), as two views of the frames that they share."""
+        shape = self._shapes[key]
+        pinned = self.device.type == "cuda" and index.device.type == "cpu"
+        frames = th.empty((len(index), *shape), dtype=th.uint8, device=index.device, pin_memory=pinned)
+        th.index_select(self._frames[key].flatten(0, 1), 0, index, out=frames)
+        frames = frames.view(-1, self.n_stack + 1, *shape)
+        frames[:, -1].index_copy_(0, ended, self._last_frames[key].index_select(0, aside))
+        frames = frames.to(self.device, non_blocking=self.device.type == "cuda").flatten(1, 2)
+        return frames[:, : -shape[0]], frames[:, shape[0] :]
+
+    # Saving
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only what is filled."""
+        if self._added > 0:
+            self._allocate()
+        state, size = self.__dict__.copy(), self.size()
+        for name in _BY_ROW:
+            state[name] = _map(lambda x: x[:size], state[name])
+        state["_frames"] = _map(lambda x: x[: self._added + 1].cpu().numpy(), self._frames)
+        state["_last_frames"] = _map(lambda x: x[: self._n_places].cpu().numpy(), self._last_frames)
+        return state | {"_where": None}  # chosen anew where it is loaded
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        for name in _BY_ROW:
+            setattr(self, name, _map(self._refill, state[name]))
+        self._aside[self.size() :] = -1
+
+    def _refill(self, filled: np.ndarray) -> np.ndarray:
+        array = np.zeros((self.buffer_size, *filled.shape[1:]), filled.dtype)
+        array[: len(filled)] = filled
+        return array
+
+
+_BY_ROW = ["observations", "next_observations", "actions", "rewards", "dones", "timeouts", "skills", "_ages", "_aside"]
+
+
+def _map(function: Callable[[Any], Any], arrays: Any) -> Any:
+    return {key: function(x) for key, x in arrays.items()} if isinstance(arrays, dict) else function(arrays)
+
+
+def _find_images(everything: dict[str, spaces.Space], n_stack: int) -> dict[str, spaces.Box]:
+    """The images among some spaces, whose channels must be those of ``n_stack`` frames."""
+    boxes = {key: space for key, space in everything.items() if isinstance(space, spaces.Box)}
+    images = {key: space for key, space in boxes.items() if is_image_space(space)}
+    if not images:
+        raise ValueError(
+            "observation_space must be uint8 images in [0, 255] with three axes, or a Dict with some, for a "
+            f"FrameReplayBuffer, got {everything}"
+        )
+    for key, space in images.items():
+        channels = space.shape[0]
+        if not isinstance(n_stack, int) or n_stack < 1 or channels % n_stack != 0:
+            raise ValueError(f"n_stack must be a number that divides the {channels} channels of {key}, got {n_stack!r}")
+    return images
