@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from torch import nn
 
 from sb3_metra import METRA
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
+
+#: Without these a file proves nothing.
+CORE = {"rewards", "q_target", "phi_loss", "actor_loss", *(f"final/{net}" for net in ("actor", "phi", "q1", "q2"))}
 
 
 class _Spaces(gym.Env):
@@ -38,70 +42,89 @@ class _ReplayedNoise:
         return self.results[-1]
 
 
-def run_oracle(path: str | Path) -> dict[str, float]:
+def run_oracle(path: str | Path, *, fused: bool = False, **kwargs: Any) -> dict[str, float]:
     """
     Take the gradient steps of a file with METRA's own ``gradient_step``.
 
-    Understands state and pixel observations (``meta/pixel_shape``: height, width, channels; flat uint8 images),
+    Understands state and pixel observations (``meta/pixel_shape``: height, width, channels; uint8 images),
     continuous and discrete skills, learnt and fixed entropy coefficients.
 
-    :param path: a file in the form of tests/data/state_continuous.npz
+    :param path: a file in the form of tests/data/README.md
+    :param fused: METRA's default optimiser, fused Adam, instead of the plain Adam of the recordings. Both follow the
+        same formula but round differently, and phi's displacement, a small difference of large numbers, may magnify a
+        rounding error of its weights a hundredfold.
+    :param kwargs: arguments of METRA to set otherwise than the file asks for
     :return: for each quantity, and for all weights of each network, the worst ||x - ref|| / ||ref|| over the steps
+    :raises ValueError: where a file lacks one of the quantities without which nothing would be compared
     """
     with np.load(path) as archive:
         data = {name: archive[name] for name in archive.files}
-    meta = {name.removeprefix("meta/"): value for name, value in data.items() if name.startswith("meta/")}
-    model = _build(meta, data)
+    model = _build(data, fused, kwargs)
     _set_weights(model, data)
     errors: dict[str, float] = {}
-    for step in range(int(meta["n_steps"])):
+    for step in range(_count_steps(data)):
         reference = {name.split("/", 1)[1]: value for name, value in data.items() if name.startswith(f"step{step}/")}
-        for name, value in _take_step(model, meta, reference).items():
+        for name, value in _take_step(model, reference).items():
             if name in reference:
                 errors[name] = max(errors.get(name, 0.0), _relative_error(value, reference[name]))
     for net in _networks(model):
-        got, expected = _final_weights(model, net, data)
-        errors[f"final/{net}"] = _relative_error(got, expected)
+        if any(name.startswith(f"final/{net}/") for name in data):
+            got, expected = _final_weights(model, net, data)
+            errors[f"final/{net}"] = _relative_error(got, expected)
     for name, dual in (("log_dual_lambda", model.objective.dual), ("log_ent_coef", model.entropy_dual)):
         if f"final/{name}" in data:
             errors[f"final/{name}"] = _relative_error(dual.log_value, data[f"final/{name}"])
+    if missing := CORE - set(errors):
+        raise ValueError(f"{path} must record {sorted(missing)}, got {sorted(errors)}")
     return errors
 
 
-def _build(meta: Mapping[str, np.ndarray], data: Mapping[str, np.ndarray]) -> METRA:
-    if "pixel_shape" in meta:
-        height, width, channels = (int(size) for size in meta["pixel_shape"])
+def _build(data: Mapping[str, np.ndarray], fused: bool, kwargs: Mapping[str, Any]) -> METRA:
+    observations, actions, skills = (data[f"step0/{name}"] for name in ("observations", "actions", "skills"))
+    policy_kwargs: dict[str, Any] = {
+        "net_arch": {"pi": _hidden_units(data, "actor"), "qf": _hidden_units(data, "q1")},
+        "optimizer_kwargs": {"fused": fused},
+    }
+    pixels = "meta/pixel_shape" in data
+    if pixels:
+        height, width, channels = (int(size) for size in data["meta/pixel_shape"])
         observation_space = spaces.Box(0, 255, (channels, height, width), np.uint8)
-        encoder = {"features_extractor_kwargs": {"depth": int(meta["cnn_depth"])}}
+        policy_kwargs["features_extractor_kwargs"] = {"depth": len(data["init/phi/conv0.bias"])}
     else:
-        observation_space = spaces.Box(-np.inf, np.inf, (int(meta["obs_dim"]),), np.float32)
-        encoder = {}
-    arch = {net: _hidden_units(data, net) for net in ("actor", "phi", "q1")}
-    batch = int(meta["batch"])
-    learnt = float(data["init/log_ent_coef"].item()) != float(data["final/log_ent_coef"].item())
+        observation_space = spaces.Box(-np.inf, np.inf, observations.shape[1:], np.float32)
     ent_coef = float(np.exp(data["init/log_ent_coef"]).item())
-    return METRA(
-        "CnnPolicy" if encoder else "MlpPolicy",
-        _Spaces(observation_space, spaces.Box(-1.0, 1.0, (int(meta["action_dim"]),), np.float32)),
-        skill_dim=int(meta["skill_dim"]),
-        discrete=bool(meta["discrete"]),
-        dual_slack=float(meta["dual_slack"]),
-        constraint_norm="mean",
-        phi_kwargs={"net_arch": arch["phi"]},
-        policy_kwargs={"net_arch": {"pi": arch["actor"], "qf": arch["q1"]}, **encoder},
-        learning_rate=float(meta["lr"]),
-        tau=float(meta["tau"]),
-        gamma=float(meta["gamma"]),
-        target_entropy=float(meta["target_entropy"]),
-        ent_coef=f"auto_{ent_coef}" if learnt else ent_coef,
-        batch_size=batch,
-        buffer_size=batch,
-        device="cpu",
-    )
+    arguments: dict[str, Any] = {
+        "skill_dim": skills.shape[1],
+        "discrete": bool(data["meta/discrete"]),
+        "constraint_norm": "mean",
+        "phi_kwargs": {"net_arch": _hidden_units(data, "phi")},
+        "policy_kwargs": policy_kwargs,
+        "ent_coef": f"auto_{ent_coef}" if _learns_ent_coef(data) else ent_coef,
+        "batch_size": len(observations),
+        "buffer_size": len(observations),
+        "device": "cpu",
+    }
+    for name, key in (
+        ("learning_rate", "lr"),
+        *((key, key) for key in ("tau", "gamma", "target_entropy", "dual_slack")),
+    ):
+        arguments[name] = float(data[f"meta/{key}"])
+    space = _Spaces(observation_space, spaces.Box(-1.0, 1.0, actions.shape[1:], np.float32))
+    return METRA("CnnPolicy" if pixels else "MlpPolicy", space, **(arguments | dict(kwargs)))
+
+
+def _count_steps(data: Mapping[str, np.ndarray]) -> int:
+    return len({name.split("/")[0] for name in data if re.match(r"step\d+/", name)})
+
+
+def _learns_ent_coef(data: Mapping[str, np.ndarray]) -> bool:
+    initial = data["init/log_ent_coef"].item()
+    return "final/log_ent_coef" in data and bool(data["final/log_ent_coef"].item() != initial)
 
 
 def _hidden_units(data: Mapping[str, np.ndarray], net: str) -> list[int]:
-    return [len(data[f"init/{net}/{layer}.bias"]) for layer in _layer_names(data, net) if layer.startswith("hidden")]
+    n_layers = sum(layer.startswith("hidden") for layer in _layer_names(data, net))
+    return [len(data[f"init/{net}/hidden{i}.bias"]) for i in range(n_layers)]
 
 
 def _layer_names(data: Mapping[str, np.ndarray], net: str) -> list[str]:
@@ -141,11 +164,11 @@ def _set_weights(model: METRA, data: Mapping[str, np.ndarray]) -> None:
             for layer in _layer_names(data, source):
                 for kind in ("weight", "bias"):
                     parameter = getattr(_layer(model, net, layer), kind)
-                    value = th.as_tensor(data[f"init/{source}/{layer}.{kind}"])
+                    value = _tensor(data[f"init/{source}/{layer}.{kind}"])
                     assert parameter.shape == value.shape, (net, layer, kind, parameter.shape, value.shape)
                     parameter.copy_(value)
-        model.objective.dual.log_value.copy_(th.as_tensor(data["init/log_dual_lambda"]))
-        model.entropy_dual.log_value.copy_(th.as_tensor(data["init/log_ent_coef"]))
+        model.objective.dual.log_value.copy_(_tensor(data["init/log_dual_lambda"]))
+        model.entropy_dual.log_value.copy_(_tensor(data["init/log_ent_coef"]))
 
 
 def _final_weights(model: METRA, net: str, data: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -155,24 +178,24 @@ def _final_weights(model: METRA, net: str, data: Mapping[str, np.ndarray]) -> tu
     return np.concatenate(got), np.concatenate(expected)
 
 
-def _take_step(model: METRA, meta: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _take_step(model: METRA, reference: Mapping[str, np.ndarray]) -> dict[str, Any]:
     batch = SkillReplayBufferSamples(
-        _observations(meta, reference["observations"]),
-        th.as_tensor(reference["actions"]),
-        _observations(meta, reference["next_observations"]),
-        th.as_tensor(reference["dones"]).reshape(-1, 1),
-        th.zeros(len(reference["dones"]), 1),  # the step puts the intrinsic reward here
-        th.as_tensor(reference["skills"]),
+        _observations(model, reference["observations"]),
+        _tensor(reference["actions"]),
+        _observations(model, reference["next_observations"]),
+        _tensor(reference["dones"]).reshape(-1, 1),
+        th.zeros(len(reference["actions"]), 1),  # the step puts the intrinsic reward here
+        _tensor(reference["skills"]),
     )
     replayed = _ReplayedNoise(model.actor)
-    replayed.noise = [th.as_tensor(reference[f"noise_{which}_action"]) for which in ("next", "new")]
+    replayed.noise = [_tensor(reference[f"noise_{which}_action"]) for which in ("next", "new")]
     model.actor.action_log_prob = replayed  # type: ignore[assignment, method-assign]
     try:
         info = model.gradient_step(batch)
     finally:
         del model.actor.action_log_prob
     (next_action, log_prob_next), (new_action, log_prob_new) = replayed.results
-    return {
+    results = {
         "alignment_before_phi_step": info["alignment"],
         "slack": info["constraint_slack"],
         "phi_loss": info["phi_loss"],
@@ -192,13 +215,24 @@ def _take_step(model: METRA, meta: Mapping[str, np.ndarray], reference: Mapping[
         "ent_coef_before": info["ent_coef"],
         "ent_coef_after": model.entropy_dual.value,
     }
+    if not model.entropy_dual.learnable:
+        del results["ent_coef_loss"]  # whatever a file says: nothing is minimised
+    return results
 
 
-def _observations(meta: Mapping[str, np.ndarray], flat: np.ndarray) -> th.Tensor:
-    if "pixel_shape" not in meta:
-        return th.as_tensor(flat)
-    images = flat.reshape(-1, *(int(size) for size in meta["pixel_shape"])).astype(np.uint8)
-    return th.as_tensor(images.transpose(0, 3, 1, 2).copy())
+def _tensor(array: np.ndarray) -> th.Tensor:
+    return th.as_tensor(np.asarray(array, dtype=np.float32))
+
+
+def _observations(model: METRA, array: np.ndarray) -> th.Tensor:
+    shape = model.observation_space.shape
+    assert shape is not None
+    if len(shape) == 1:
+        return _tensor(array)
+    channels, height, width = shape
+    images = array.reshape(-1, height, width, channels).transpose(0, 3, 1, 2).astype(np.uint8)
+    assert images.sum(dtype=np.int64) == array.sum(dtype=np.float64), "images must hold whole numbers from 0 to 255"
+    return th.as_tensor(images.copy())
 
 
 def _relative_error(value: Any, reference: np.ndarray) -> float:
@@ -206,4 +240,5 @@ def _relative_error(value: Any, reference: np.ndarray) -> float:
     expected = np.asarray(reference, dtype=np.float64).ravel()
     assert got.shape == expected.shape, (got.shape, expected.shape)
     scale = np.linalg.norm(expected)
-    return float(np.linalg.norm(got - expected) / (scale if scale > 0 else 1.0))
+    error = float(np.linalg.norm(got - expected) / (scale if scale > 0 else 1.0))
+    return error if math.isfinite(error) else math.inf  # NaN would get lost in a maximum
