@@ -52,12 +52,32 @@ def read(name: str) -> dict[str, np.ndarray]:
     return {column: np.atleast_1d(table[column]) for column in COLUMNS}
 
 
+def summary(name: str) -> str:
+    """
+    A row of a table: steps, CPU minutes, last and best coverage, and when 50, 200 and 1000 cells were first reached.
+
+    :param name: of a kept run's files
+    """
+    run = read(name)
+    steps, coverage, minutes = run["steps"], run["policy_state_coverage"], run["cpu_seconds"] / 60
+    firsts = []
+    for goal in (50, 200, 1000):
+        reached = np.flatnonzero(coverage >= goal)
+        firsts.append(f"{steps[reached[0]] / 1e6:.2f}M, {minutes[reached[0]]:.0f} min" if len(reached) else "-")
+    cells = f"{coverage[-1]:.0f} | {coverage.max():.0f} | {' | '.join(firsts)}"
+    return f"| `{name}` | {steps[-1] / 1e6:.2f}M | {minutes[-1]:.1f} | {cells} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", nargs=2, action="append", default=[], metavar=("RUN", "NAME"), help="copy a run")
     args = parser.parse_args()
     for run, name in args.keep:
         keep(Path(run), name)
+    print("| run | steps | CPU minutes | last | best | first 50 cells | first 200 | first 1000 |")
+    print("|---|---|---|---|---|---|---|---|")
+    for path in sorted(RESULTS.glob("*.csv")):
+        print(summary(path.stem))
     pictures = json.loads((RESULTS / "pictures.json").read_text())
     for picture, groups in pictures.items():
         for x, xlabel, scale in (("steps", "environment steps", 1.0), ("cpu_seconds", "CPU minutes, one core", 60.0)):

@@ -24,7 +24,7 @@ def train(env_id: str, steps: int) -> tuple[METRA, list[SkillTrajectory]]:
 
 @pytest.mark.slow
 def test_skills_of_a_point_mass_reach_every_octant_and_phi_is_faithful() -> None:
-    model, trajectories = train("sb3_metra/PointMass-v0", 50_000)
+    model, trajectories = train("sb3_metra/PointMass-v0", 100_000)
     ends = np.stack([t.coordinates[-1] - t.coordinates[0] for t in trajectories])
     octants = np.floor(np.arctan2(ends[:, 1], ends[:, 0]) / (np.pi / 4)).astype(int) % 8
     assert set(octants) == set(range(8))
