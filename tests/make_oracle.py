@@ -345,7 +345,7 @@ def make_oracle(path: str | Path, **kwargs: Any) -> Arrays:
     :return: its arrays
     """
     data = {key: np.asarray(x).copy() for key, x in replay(draw(**kwargs)).items()}
-    np.savez(path, **data)  # type: ignore[arg-type]
+    np.savez(path, **data)
     return data
 
 

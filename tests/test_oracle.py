@@ -113,7 +113,7 @@ def test_other_ways_to_store_the_same(kwargs: dict[str, Any], tmp_path: Path) ->
     sizes = ("batch", "obs_dim", "action_dim", "skill_dim", "hidden", "n_steps", "cnn_depth")
     for name in (*(f"meta/{size}" for size in sizes), "step0/alignment_before_phi_step", "final/log_dual_lambda"):
         other.pop(name, None)
-    np.savez(tmp_path / "other.npz", **other)  # type: ignore[arg-type]
+    np.savez(tmp_path / "other.npz", **other)
     dropped = {"alignment_before_phi_step", "final/log_dual_lambda"}
     assert run_oracle(tmp_path / "other.npz") == {name: expected[name] for name in set(expected) - dropped}
 
@@ -155,7 +155,7 @@ def test_a_changed_number_is_noticed(change: Any, name: str, tmp_path: Path) -> 
     data = make_oracle(tmp_path / "file.npz", **SMALL)
     assert run_oracle(tmp_path / "file.npz")[name] < TOLERANCE
     change(data)
-    np.savez(tmp_path / "file.npz", **data)  # type: ignore[arg-type]
+    np.savez(tmp_path / "file.npz", **data)
     assert run_oracle(tmp_path / "file.npz")[name] > 100 * TOLERANCE
 
 
@@ -197,5 +197,5 @@ def test_images_must_be_whole_numbers(tmp_path: Path) -> None:
 
 def run_oracle_of(data: dict[str, np.ndarray], folder: Path, **kwargs: Any) -> dict[str, float]:
     """Write a file and run the comparison on it."""
-    np.savez(folder / "written.npz", **data)  # type: ignore[arg-type]
+    np.savez(folder / "written.npz", **data)
     return run_oracle(folder / "written.npz", **kwargs)

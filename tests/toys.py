@@ -1,0 +1,94 @@
+"""Environments whose observations say where they come from, and models small enough to train in a blink."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_metra import METRA
+
+TINY: dict[str, Any] = {
+    "policy_kwargs": {"net_arch": [8]},
+    "phi_kwargs": {"net_arch": [8]},
+    "learning_starts": 16,
+    "batch_size": 16,
+    "buffer_size": 2_000,
+    "train_freq": 8,
+    "gradient_steps": 2,
+    "seed": 0,
+    "device": "cpu",
+}
+
+
+class Scripted(gym.Env):
+    """
+    Observations are (index, episode, step). Even episodes end by termination, odd ones by truncation.
+
+    :param index: which environment this is, the first component of its observations
+    :param lengths: lengths of successive episodes, used again and again
+    :param kind: ``"vector"``, ``"double"`` (64-bit floats), ``"dict"`` or ``"image"``
+    :param bad: (episode, step) whose observation is spoiled
+    :param value: what spoils it
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as in Gymnasium
+
+    def __init__(
+        self,
+        index: int = 0,
+        lengths: tuple[int, ...] = (3, 5, 1, 4),
+        kind: str = "vector",
+        bad: tuple[int, int] | None = None,
+        value: float = np.nan,
+    ) -> None:
+        self.index, self.lengths, self.kind, self.bad, self.value = index, lengths, kind, bad, value
+        vector = spaces.Box(-np.inf, np.inf, (3,), np.float64 if kind == "double" else np.float32)
+        image = spaces.Box(0, 255, (46, 48, 3), np.uint8)
+        if kind == "dict":
+            self.observation_space: spaces.Space = spaces.Dict({"place": vector, "camera": image})
+        else:
+            self.observation_space = image if kind == "image" else vector
+        self.action_space = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 10.0], np.float32))
+        self.episode = -1
+        self.step_number = 0
+        self.actions: list[np.ndarray] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episode += 1
+        self.step_number = 0
+        return self._observation(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(np.asarray(action, np.float32)), action
+        self.actions.append(np.array(action))
+        self.step_number += 1
+        over = self.step_number >= self.lengths[self.episode % len(self.lengths)]
+        even = self.episode % 2 == 0
+        return self._observation(), float(action[0]), over and even, over and not even, {}
+
+    def _observation(self) -> Any:
+        place = np.array([self.index, self.episode, self.step_number])
+        image = np.zeros((46, 48, 3), np.uint8)
+        image[0, 0] = place
+        vector = place.astype(np.float64 if self.kind == "double" else np.float32)
+        if self.bad == (self.episode, self.step_number):
+            vector[2] = self.value
+        if self.kind == "dict":
+            return {"place": vector, "camera": image}
+        return image if self.kind == "image" else vector
+
+
+def scripted_envs(n: int = 3, lengths: tuple[int, ...] = (3, 5, 1, 4), kind: str = "vector") -> VecEnv:
+    """Scripted environments that each begin somewhere else in the list of lengths."""
+    rotated = [lengths[i % len(lengths) :] + lengths[: i % len(lengths)] for i in range(n)]
+    return DummyVecEnv([lambda i=i: Scripted(i, rotated[i], kind) for i in range(n)])
+
+
+def tiny_model(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> METRA:
+    """METRA with hidden layers of 8 units; ``kwargs`` replace any of its arguments."""
+    return METRA(policy, scripted_envs() if env is None else env, **(TINY | kwargs))
