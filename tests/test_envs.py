@@ -61,7 +61,7 @@ def roll(env: gym.Env, seed: int, actions: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def test_all_environments_are_registered_with_their_time_limits() -> None:
-    assert sb3_metra.envs.MAX_EPISODE_STEPS == LENGTHS
+    assert sb3_metra.envs.MAX_EPISODE_STEPS.items() >= LENGTHS.items()
     gym.register_envs(sb3_metra.envs)  # Gymnasium's way of saying that an import registers environments
     for env_id, length in LENGTHS.items():
         assert gym.spec(env_id).max_episode_steps == length

@@ -1,11 +1,16 @@
 """Registers the environments with Gymnasium; the environments themselves are imported when one is made, not here."""
 
+from typing import Any
+
 import gymnasium as gym
 
 MAX_EPISODE_STEPS: dict[str, int] = {
     "sb3_metra/PointMass-v0": 100,
     "sb3_metra/Ant-v0": 200,
     "sb3_metra/HalfCheetah-v0": 200,
+    "sb3_metra/PixelPointMass-v0": 100,
+    "sb3_metra/QuadrupedPixels-v0": 200,
+    "sb3_metra/HumanoidPixels-v0": 200,
 }
 """Every environment of this package, and the number of steps after which its episodes are truncated."""
 
@@ -13,6 +18,15 @@ _ENTRY_POINTS = {
     "sb3_metra/PointMass-v0": "sb3_metra.envs.point:PointMassEnv",
     "sb3_metra/Ant-v0": "sb3_metra.envs.locomotion:AntEnv",
     "sb3_metra/HalfCheetah-v0": "sb3_metra.envs.locomotion:HalfCheetahEnv",
+    "sb3_metra/PixelPointMass-v0": "sb3_metra.envs.pixel_point:PixelPointMassEnv",
+    "sb3_metra/QuadrupedPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
+    "sb3_metra/HumanoidPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
+}
+
+# The paper's cameras: 2 looks at the quadruped along y, 0 follows the humanoid from behind.
+_KWARGS: dict[str, dict[str, Any]] = {
+    "sb3_metra/QuadrupedPixels-v0": {"domain": "quadruped", "task": "run", "camera": 2},
+    "sb3_metra/HumanoidPixels-v0": {"domain": "humanoid", "task": "run", "camera": 0},
 }
 
 
@@ -24,6 +38,7 @@ def _register() -> None:
                 env_id,
                 entry_point=entry_point,
                 max_episode_steps=MAX_EPISODE_STEPS[env_id],
+                kwargs=_KWARGS.get(env_id, {}),
                 disable_env_checker=True,  # it would check every step; the tests check the environments instead
             )
 

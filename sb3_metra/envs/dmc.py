@@ -1,0 +1,258 @@
+"""Tasks of the dm_control suite seen through a camera, on a floor whose colour tells the place."""
+
+import contextlib
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_metra.envs.frames import FrameStack
+from sb3_metra.envs.rendering import Quality, SceneRenderer, check_quality, choose_gl, make_camera
+
+with contextlib.suppress(ImportError):  # said again, and better placed, where something is drawn
+    choose_gl()  # before dm_control is imported, which otherwise looks for a screen
+
+try:
+    import mujoco
+    from dm_control import suite
+    from shimmy.dm_control_compatibility import DmControlCompatibilityV0
+except ImportError as error:
+    raise ImportError(
+        "Pixel environments of the dm_control suite need dm_control and Shimmy: install them with "
+        '`pip install "sb3-metra[dmc]"`, on Python 3.10 to 3.12.'
+    ) from error
+
+_BLUE = 128
+
+
+def find_floor(model: mujoco.MjModel) -> int:
+    """
+    Find the floor of a model: a level plane of the world, of finite size, with a textured material.
+
+    :param model: The model
+    :return: The floor's number among the model's geoms
+    """
+    for index in range(model.ngeom):
+        geom = model.geom(index)
+        is_level_plane = geom.type == mujoco.mjtGeom.mjGEOM_PLANE and geom.bodyid == 0 and geom.quat[0] == 1.0
+        if is_level_plane and (geom.size[:2] > 0).all() and _texture_of(model, index) >= 0:
+            return index
+    raise ValueError(
+        "color_floor=True needs a task with a floor, a level plane of finite size with a texture, and this task has "
+        "none: pass color_floor=False."
+    )
+
+
+def _texture_of(model: mujoco.MjModel, geom: int) -> int:
+    material = model.geom_matid[geom]
+    return int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB]) if material >= 0 else -1
+
+
+def color_floor(model: mujoco.MjModel) -> None:
+    """
+    Spread one texture over the whole floor: red grows along x, green along y, blue is the same everywhere.
+
+    Along either axis a colour goes from 0 at one edge of the floor to 255 at the other. To be called before anything is
+    drawn, because a renderer reads the textures only once.
+
+    :param model: The model, changed in place
+    :raises ValueError: if the model has no floor
+    """
+    floor = find_floor(model)
+    texture, material = _texture_of(model, floor), int(model.geom_matid[floor])
+    height, width = int(model.tex_height[texture]), int(model.tex_width[texture])
+    colors = np.full((height, width, int(model.tex_nchannel[texture])), 255, dtype=np.uint8)
+    colors[..., 0] = np.rint(np.linspace(0.0, 255.0, width))[None, :]
+    colors[..., 1] = np.rint(np.linspace(255.0, 0.0, height))[:, None]  # the first row lies at the far end of y
+    colors[..., 2] = _BLUE
+    start = int(model.tex_adr[texture])
+    model.tex_data[start : start + colors.size] = colors.ravel()
+    model.mat_texuniform[material] = False  # the texture's size is the floor's, not a metre
+    model.mat_texrepeat[material] = 1.0
+    others = np.flatnonzero(model.geom_matid == material)
+    model.geom_matid[others[others != floor]] = -1  # walls of the same material keep out of it
+
+
+class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
+    """
+    A task of the dm_control suite as METRA's paper uses it: pixels, repeated actions, a floor that tells the place.
+
+    The observation is a stack of the latest frames, ``(3 * frame_stack, frame_size, frame_size)`` uint8, the oldest
+    ahead; the first of an episode is repeated. Actions lie in [-1, 1] and are scaled to every joint's bounds. The
+    reward is the task's, summed over the repeats. ``info["coordinates"]`` is the body's ``(x, y)`` in metres. The
+    suite's own time limit is lifted: ``make_pixel_env`` and the registered environments truncate instead.
+
+    :param domain: Domain of the suite, e.g. ``"quadruped"``
+    :param task: Task of the domain, e.g. ``"run"``
+    :param camera: Number or name of the model's camera; -1 is a free camera that shows the whole model
+    :param frame_size: Height and width of a frame in pixels, at least 46
+    :param frame_stack: How many frames make an observation
+    :param action_repeat: For how many of the suite's steps an action is kept
+    :param color_floor: Whether the floor's colour tells the place; otherwise the floor is the task's own
+    :param quality: ``"full"`` draws as dm_control does; ``"fast"`` leaves out shadows, reflections and smooth edges
+    :param body: Name of the body whose place the coordinates are; the torso, or else the model's first body, by default
+    :param task_kwargs: Passed to the task's constructor
+    :param render_mode: ``"rgb_array"`` or ``None``
+    :param width: Width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
+    :param height: Height of the pictures that ``render`` draws, in pixels
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012  (Gymnasium declares it so)
+
+    def __init__(
+        self,
+        domain: str,
+        task: str,
+        camera: int | str = 0,
+        frame_size: int = 64,
+        frame_stack: int = 3,
+        action_repeat: int = 2,
+        color_floor: bool = True,
+        quality: Quality = "fast",
+        body: str | None = None,
+        task_kwargs: dict[str, Any] | None = None,
+        render_mode: str | None = None,
+        width: int = 240,
+        height: int = 240,
+    ):
+        gym.utils.EzPickle.__init__(
+            self,
+            domain,
+            task,
+            camera,
+            frame_size,
+            frame_stack,
+            action_repeat,
+            color_floor,
+            quality,
+            body,
+            task_kwargs,
+            render_mode,
+            width,
+            height,
+        )
+        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
+        if (domain, task) not in suite.ALL_TASKS:
+            raise ValueError(
+                "domain and task must name a task of the dm_control suite, such as 'quadruped' and 'run', "
+                f"got {domain!r} and {task!r}."
+            )
+        if not isinstance(action_repeat, int | np.integer) or isinstance(action_repeat, bool) or action_repeat < 1:
+            raise ValueError(f"action_repeat must be an integer of at least 1, got {action_repeat!r}.")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f'render_mode must be None or "rgb_array", got {render_mode!r}.')
+        if min(width, height) < 1:
+            raise ValueError(f"width and height must be at least 1 pixel, got {width} and {height}.")
+        check_quality(quality)
+        self._frames = FrameStack(frame_stack, frame_size)
+        self.observation_space = self._frames.space
+        self.action_repeat, self.quality, self.render_mode = action_repeat, quality, render_mode
+        self.width, self.height, self._frame_size = width, height, frame_size
+        self._suite = DmControlCompatibilityV0(
+            suite.load(domain, task, task_kwargs={"time_limit": float("inf"), **(task_kwargs or {})})
+        )
+        self._physics = self._suite.unwrapped.physics
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / (self._suite.dt * action_repeat))}
+        bounds = self._suite.action_space
+        assert isinstance(bounds, spaces.Box)
+        self._low, self._range = bounds.low, bounds.high - bounds.low
+        self.action_space = spaces.Box(-1.0, 1.0, shape=bounds.shape, dtype=np.float32)
+        self._camera = make_camera(self.model, camera)
+        self._body_index = self._find_body(body)
+        if color_floor:
+            _color_floor(self.model)
+        self._renderer(frame_size, frame_size)  # here, so that a machine that cannot draw says so at once
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """MuJoCo's model of the task."""
+        return self._physics.model.ptr
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """MuJoCo's state of the task."""
+        return self._physics.data.ptr
+
+    def _find_body(self, body: str | None) -> int:
+        names = [self.model.body(index).name for index in range(self.model.nbody)]
+        if body is None:
+            return names.index("torso") if "torso" in names else 1
+        if body not in names:
+            raise ValueError(f"body must be one of {names}, got {body!r}.")
+        return names.index(body)
+
+    def _renderer(self, width: int, height: int) -> SceneRenderer:
+        """
+        Give the one renderer for pictures of a size, made when it is first needed.
+
+        :param width: Width of the pictures
+        :param height: Height of the pictures
+        :return: The renderer
+        """
+        if (width, height) not in self._renderers:
+            self._renderers[width, height] = SceneRenderer(self.model, width, height, self.quality)
+        return self._renderers[width, height]
+
+    def _draw(self) -> np.ndarray:
+        return self._renderer(self._frame_size, self._frame_size).render(self.data, self._camera)
+
+    def _info(self) -> dict[str, Any]:
+        return {"coordinates": self.data.xpos[self._body_index, :2].copy()}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._suite.reset(seed=seed)
+        for renderer in self._renderers.values():
+            renderer.upload_terrain()
+        return self._frames.reset(self._draw()), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if np.shape(action) != self.action_space.shape:
+            raise ValueError(f"action must have shape {self.action_space.shape}, got {np.shape(action)}.")
+        control = self._low + (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1.0) / 2.0 * self._range
+        total, terminated, truncated = 0.0, False, False
+        for _ in range(self.action_repeat):
+            _, reward, terminated, truncated, _ = self._suite.step(control)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return self._frames.push(self._draw()), total, terminated, truncated, self._info()
+
+    def render(self) -> np.ndarray | None:
+        """
+        Draw what the camera sees, larger than the observation's frames.
+
+        :return: ``(height, width, 3)`` uint8, or ``None`` without a render mode
+        """
+        if self.render_mode is None:
+            gym.logger.warn('render() draws nothing without render_mode="rgb_array".')
+            return None
+        return self._renderer(self.width, self.height).render(self.data, self._camera)
+
+    def close(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
+
+
+_color_floor = color_floor  # DMCPixelEnv's argument has the function's name
+
+
+def make_pixel_env(
+    domain: str, task: str, *, max_episode_steps: int | None = 200, **kwargs: Any
+) -> gym.Env[np.ndarray, np.ndarray]:
+    """
+    Make a pixel environment of any task of the dm_control suite.
+
+    :param domain: Domain of the suite, e.g. ``"walker"``
+    :param task: Task of the domain, e.g. ``"walk"``
+    :param max_episode_steps: The agent's steps after which an episode is truncated, or ``None`` for no limit
+    :param kwargs: Passed to ``DMCPixelEnv``: ``camera``, ``frame_size``, ``frame_stack``, ``action_repeat``,
+        ``color_floor``, ``quality``, ``render_mode``, ...
+    :return: The environment
+    """
+    env = DMCPixelEnv(domain, task, **kwargs)
+    return env if max_episode_steps is None else gym.wrappers.TimeLimit(env, max_episode_steps)

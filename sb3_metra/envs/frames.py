@@ -1,0 +1,44 @@
+"""Stacks of frames as pixel environments observe them; nothing is drawn here."""
+
+import numpy as np
+from gymnasium import spaces
+
+SMALLEST_FRAME = 46
+"""Pixels along either edge of the smallest image that the paper's four convolutions take."""
+
+
+class FrameStack:
+    """
+    The most recent frames, channels first, the oldest ahead; the first frame of an episode is repeated.
+
+    :param n_frames: How many frames make an observation, at least 1
+    :param frame_size: Height and width of a frame in pixels, at least 46
+    """
+
+    def __init__(self, n_frames: int, frame_size: int):
+        for name, value, smallest in (("frame_stack", n_frames, 1), ("frame_size", frame_size, SMALLEST_FRAME)):
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
+                raise ValueError(f"{name} must be an integer of at least {smallest}, got {value!r}.")
+        self.n_frames = n_frames
+        self.space = spaces.Box(0, 255, shape=(3 * n_frames, frame_size, frame_size), dtype=np.uint8)
+        self._frames = np.zeros(self.space.shape, dtype=np.uint8)
+
+    def reset(self, frame: np.ndarray) -> np.ndarray:
+        """
+        Begin an episode.
+
+        :param frame: Its first frame, ``(frame_size, frame_size, 3)`` uint8
+        :return: That frame ``n_frames`` times, ``(3 * n_frames, frame_size, frame_size)``; the caller's own
+        """
+        self._frames = np.tile(frame.transpose(2, 0, 1), (self.n_frames, 1, 1))
+        return self._frames.copy()
+
+    def push(self, frame: np.ndarray) -> np.ndarray:
+        """
+        Take the next frame and drop the oldest.
+
+        :param frame: ``(frame_size, frame_size, 3)`` uint8
+        :return: The stack, ``(3 * n_frames, frame_size, frame_size)``; the caller's own
+        """
+        self._frames = np.concatenate((self._frames[3:], frame.transpose(2, 0, 1)))
+        return self._frames.copy()

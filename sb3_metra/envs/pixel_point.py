@@ -1,0 +1,72 @@
+"""The point mass seen from above, as an image: the smallest environment for skills from pixels, in plain NumPy."""
+
+from typing import Any
+
+import numpy as np
+
+from sb3_metra.envs.frames import FrameStack
+from sb3_metra.envs.point import PointMassEnv
+
+_BLUE, _POINT, _POINT_RADIUS = 128, (255, 255, 255), 0.05
+
+
+class PixelPointMassEnv(PointMassEnv):
+    """
+    ``PointMassEnv`` that observes pixels: the floor about the point, whose colour tells the place.
+
+    The point stays in the middle of the view, and the floor moves under it. Red grows along x and green along y, from 0
+    at ``-floor_size`` to 255 at ``floor_size``; blue is 128 everywhere. Beyond, colours stay as they are at the edge.
+    One frame shows the whole state, so that a stack of frames is of use only for trying stacks.
+
+    :param frame_size: Height and width of the image in pixels, at least 46
+    :param frame_stack: How many frames make an observation; the first of an episode is repeated
+    :param view: Width of the square that is seen
+    :param floor_size: Half the width of the coloured square about the origin
+    :param kwargs: Passed to ``PointMassEnv``: ``step_size``, ``reset_noise_scale``, ``arena``, ``render_mode``, ...
+    """
+
+    def __init__(
+        self,
+        frame_size: int = 64,
+        frame_stack: int = 1,
+        view: float = 6.4,
+        floor_size: float = 12.8,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        for name, value in (("view", view), ("floor_size", floor_size)):
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a finite number above 0, got {value}.")
+        self._frames = FrameStack(frame_stack, frame_size)
+        self.observation_space = self._frames.space
+        self.floor_size = floor_size
+        # Where the centres of columns lie to the right of the point, in world units; and those of rows, upwards.
+        self._offsets = (np.arange(frame_size) + 0.5 - frame_size / 2) * (view / frame_size)
+        radius = _POINT_RADIUS * view
+        self._disc = self._offsets[None, :] ** 2 + self._offsets[:, None] ** 2 <= radius**2
+
+    def _draw(self) -> np.ndarray:
+        """
+        Draw what is seen from above the point.
+
+        :return: ``(frame_size, frame_size, 3)`` uint8; y points upwards
+        """
+        x, y = self._position
+        frame = np.full((*self._disc.shape, 3), _BLUE, dtype=np.uint8)
+        frame[..., 0] = self._shade(x + self._offsets)[None, :]
+        frame[..., 1] = self._shade(y - self._offsets)[:, None]
+        frame[self._disc] = _POINT
+        return frame
+
+    def _shade(self, coordinates: np.ndarray) -> np.ndarray:
+        return np.rint(np.clip(127.5 * (1.0 + coordinates / self.floor_size), 0.0, 255.0))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        _, info = super().reset(seed=seed, options=options)
+        return self._frames.reset(self._draw()), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        _, reward, terminated, truncated, info = super().step(action)
+        return self._frames.push(self._draw()), reward, terminated, truncated, info

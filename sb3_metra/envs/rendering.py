@@ -1,0 +1,210 @@
+"""Pictures of MuJoCo's scenes without a screen: one renderer for an environment, which never disturbs another's."""
+
+import atexit
+import ctypes.util
+import importlib
+import os
+import sys
+import weakref
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Quality = Literal["fast", "full"]
+"""``"full"`` draws all that the model asks for. ``"fast"`` leaves out shadows, reflections and smooth edges."""
+
+GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0"
+_NO_GL = (
+    "Pixel environments need OpenGL without a screen, which is missing or does not work here ({reason}): on Debian and "
+    f"Ubuntu run `sudo apt-get install {GL_PACKAGES}`, and set MUJOCO_GL=egl, or install libosmesa6 and set "
+    "MUJOCO_GL=osmesa."
+)
+
+
+def choose_gl() -> str:
+    """
+    Choose how to draw, unless ``MUJOCO_GL`` says so, and leave the choice there for MuJoCo and dm_control to read.
+
+    On Linux that is EGL, which uses an NVIDIA GPU or else the CPU, or OSMesa; elsewhere it is MuJoCo's own choice.
+
+    :return: The value of ``MUJOCO_GL``, empty for MuJoCo's own choice
+    :raises ImportError: where neither library is installed, or ``MUJOCO_GL`` turns drawing off
+    """
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if chosen in ("disable", "disabled", "off", "false", "0"):
+        raise ImportError(_NO_GL.format(reason=f"MUJOCO_GL={chosen} turns it off"))
+    if chosen or sys.platform != "linux":
+        return chosen
+    for chosen, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+        if ctypes.util.find_library(library):
+            os.environ["MUJOCO_GL"] = chosen
+            return chosen
+    raise ImportError(_NO_GL.format(reason="neither libEGL nor libOSMesa is found"))
+
+
+def _make_gl_context(width: int, height: int) -> Any:
+    """
+    Make an OpenGL context of the kind that is chosen now, also where MuJoCo was imported under another choice.
+
+    :param width: Width of the pictures to be drawn
+    :param height: Their height
+    :return: The context, not current yet
+    """
+    chosen = choose_gl()
+    try:
+        module = importlib.import_module(f"mujoco.{chosen}" if chosen in ("egl", "osmesa") else "mujoco.gl_context")
+        return module.GLContext(width, height)
+    except Exception as error:  # PyOpenGL's loaders and drivers raise whatever they like
+        raise ImportError(_NO_GL.format(reason=f"{type(error).__name__}: {error}".strip())) from error
+
+
+_open_renderers: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """Close what an ending program has left open, before the drivers go; they complain otherwise."""
+    for renderer in list(_open_renderers):
+        renderer.close()
+
+
+class SceneRenderer:
+    """
+    Draws pictures of one model and of one size, in an OpenGL context of its own.
+
+    MuJoCo frees what a renderer has drawn with in whichever context is current, so that closing one renderer may turn
+    the pictures of another into noise. Here a renderer makes its own context current before it draws and before it is
+    closed.
+
+    :param model: The model. Its textures, sizes and visual settings are read here, once.
+    :param width: Width of the pictures in pixels
+    :param height: Height of the pictures in pixels
+    :param quality: ``"fast"`` or ``"full"``
+    :param shadows: Whether ``"fast"`` draws shadows all the same
+    :param max_geoms: How many shapes a scene may hold
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        width: int,
+        height: int,
+        quality: Quality = "fast",
+        shadows: bool = False,
+        max_geoms: int = 2000,
+    ):
+        self._gl_context: Any = None
+        self._context: Any = None
+        if min(width, height) < 1:
+            raise ValueError(f"width and height must be at least 1 pixel, got {width} and {height}.")
+        check_quality(quality)
+        import mujoco
+
+        self._mujoco = mujoco
+        self._model = model
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+        self._scene = mujoco.MjvScene(model, maxgeom=max_geoms)
+        self._option = mujoco.MjvOption()
+        if quality == "fast":
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        self._gl_context = _make_gl_context(width, height)
+        if not _open_renderers:  # at the program's end, what was registered last is called first
+            atexit.unregister(_close_all)
+            atexit.register(_close_all)
+        _open_renderers.add(self)
+        self._gl_context.make_current()
+        self._context = self._make_context(quality)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+
+    def _make_context(self, quality: Quality) -> Any:
+        """
+        Upload the model with a buffer of just the picture's size, and leave the model as it was.
+
+        :param quality: ``"fast"`` draws into one sample a pixel, and round shapes with fewer faces
+        :return: MuJoCo's context
+        """
+        vis = self._model.vis
+        settings = [(vis.global_, "offwidth", self._rect.width), (vis.global_, "offheight", self._rect.height)]
+        if quality == "fast":
+            faces = {"offsamples": 0, "numslices": 10, "numstacks": 6, "numquads": 2}
+            settings += [(vis.quality, name, value) for name, value in faces.items()]
+        before = [getattr(group, name) for group, name, _ in settings]
+        try:
+            for group, name, value in settings:
+                setattr(group, name, value)
+            return self._mujoco.MjrContext(self._model, self._mujoco.mjtFontScale.mjFONTSCALE_150)
+        finally:
+            for (group, name, _), value in zip(settings, before, strict=True):
+                setattr(group, name, value)
+
+    def render(self, data: Any, camera: Any) -> np.ndarray:
+        """
+        Draw the model as it stands.
+
+        :param data: Its ``mujoco.MjData``
+        :param camera: Its ``mujoco.MjvCamera``
+        :return: ``(height, width, 3)`` uint8
+        """
+        if self._context is None:
+            raise RuntimeError("render cannot be called after close.")
+        mujoco = self._mujoco
+        self._gl_context.make_current()
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+        )
+        picture = np.empty((self._rect.height, self._rect.width, 3), dtype=np.uint8)
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        mujoco.mjr_readPixels(picture, None, self._rect, self._context)
+        return picture[::-1]  # OpenGL's first row is the lowest
+
+    def upload_terrain(self) -> None:
+        """Show the model's height fields as they are now; tasks with terrain shape it anew for every episode."""
+        self._gl_context.make_current()
+        for index in range(self._model.nhfield):
+            self._mujoco.mjr_uploadHField(self._model, self._context, index)
+
+    def close(self) -> None:
+        """Free what the renderer holds, in its own context; closing twice does no harm."""
+        if self._context is not None:
+            self._gl_context.make_current()
+            self._context.free()
+            self._context = None
+        if self._gl_context is not None:
+            self._gl_context.free()
+            self._gl_context = None
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close()
+
+
+def check_quality(quality: str) -> None:
+    """
+    Refuse a quality that there is none of.
+
+    :param quality: ``"fast"`` or ``"full"``
+    """
+    if quality not in get_args(Quality):
+        raise ValueError(f'quality must be "fast" or "full", got {quality!r}.')
+
+
+def make_camera(model: Any, camera: int | str) -> Any:
+    """
+    Find one of a model's cameras.
+
+    :param model: The model
+    :param camera: Its number or its name; -1 is a free camera that shows the whole model
+    :return: A ``mujoco.MjvCamera``
+    """
+    import mujoco
+
+    names = [model.camera(index).name for index in range(model.ncam)]
+    number = names.index(camera) if camera in names else camera
+    if not isinstance(number, int | np.integer) or isinstance(number, bool) or not -1 <= number < model.ncam:
+        raise ValueError(f"camera must be a number from -1 to {model.ncam - 1} or one of {names}, got {camera!r}.")
+    view = mujoco.MjvCamera()
+    if number == -1:
+        mujoco.mjv_defaultFreeCamera(model, view)
+    else:
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, int(number)
+    return view

@@ -1,0 +1,108 @@
+"""Pixel environments in worker processes, one thread each, spread over the GPUs that can draw."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
+
+
+def make_pixel_vec_env(
+    env_id: str | Callable[..., gym.Env],
+    n_envs: int = 1,
+    seed: int | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    start_method: str | None = None,
+) -> SubprocVecEnv:
+    """
+    Build environments that draw at the same time, each in a process of its own with one thread.
+
+    An environment is made inside its process, which keeps its OpenGL context there, and nothing large is sent. Where
+    there are several NVIDIA GPUs, the processes take turns with them, unless ``MUJOCO_EGL_DEVICE_ID`` names one.
+
+    :param env_id: A registered environment, or a function that makes one, such as ``make_pixel_env``
+    :param n_envs: How many, at least 1
+    :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
+    :param env_kwargs: Passed to ``gymnasium.make`` or to the function
+    :param start_method: How processes are started: ``"forkserver"``, ``"spawn"`` or SB3's choice
+    :return: The vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
+    """
+    if not isinstance(n_envs, int) or isinstance(n_envs, bool) or n_envs < 1:
+        raise ValueError(f"n_envs must be an integer of at least 1, got {n_envs!r}.")
+    if start_method == "fork":
+        raise ValueError('start_method must be "forkserver", "spawn" or None, got "fork": OpenGL does not survive it.')
+    if isinstance(env_id, str):
+        gym.spec(env_id)  # a name that nobody registered is refused here, not in a worker
+    makers: list[Callable[[], gym.Env]] = [
+        partial(_make_in_worker, env_id, dict(env_kwargs or {}), rank, seed) for rank in range(n_envs)
+    ]
+    with _environ(_ONE_THREAD):
+        vec_env = SubprocVecEnv(makers, start_method=start_method)
+    vec_env.seed(seed)
+    return vec_env
+
+
+@contextmanager
+def _environ(variables: dict[str, str]) -> Iterator[None]:
+    """
+    Set variables of the process's environment for a while; processes that are started meanwhile keep them.
+
+    :param variables: Names and values
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _make_in_worker(
+    env_id: str | Callable[..., gym.Env], env_kwargs: dict[str, Any], rank: int, seed: int | None
+) -> gym.Env:
+    """
+    Make one environment; runs in its process.
+
+    :param env_id: A registered environment, or a function that makes one
+    :param env_kwargs: Passed to ``gymnasium.make`` or to the function
+    :param rank: The environment's number
+    :param seed: Seed of the action space, counted on by the rank
+    :return: The environment
+    """
+    os.environ.update(_ONE_THREAD)  # for a server of processes that ran before and for libraries loaded from here on
+    n_gpus = count_gpus()
+    if n_gpus > 1:
+        os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(rank % n_gpus))
+    if isinstance(env_id, str):
+        import sb3_metra.envs  # noqa: F401  (registers the environments)
+
+        env = gym.make(env_id, **env_kwargs)
+    else:
+        env = env_id(**env_kwargs)
+    if seed is not None:
+        env.action_space.seed(seed + rank)
+    return Monitor(env)
+
+
+def count_gpus(devices: Path = Path("/dev")) -> int:
+    """
+    Count the NVIDIA GPUs that this machine, or this container, may use.
+
+    :param devices: Folder of the device files
+    :return: Their number, 0 elsewhere than on Linux
+    """
+    if sys.platform != "linux":
+        return 0
+    return sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))

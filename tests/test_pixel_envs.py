@@ -1,0 +1,572 @@
+"""The pixel environments: frames, stacks, floors that tell the place, renderers that leave each other alone."""
+
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import sb3_metra.envs
+from sb3_metra.envs.frames import FrameStack
+from sb3_metra.envs.pixel_point import PixelPointMassEnv
+from sb3_metra.envs.vec import count_gpus, make_pixel_vec_env
+
+POINT = "sb3_metra/PixelPointMass-v0"
+QUADRUPED, HUMANOID = "sb3_metra/QuadrupedPixels-v0", "sb3_metra/HumanoidPixels-v0"
+LENGTHS = {POINT: 100, QUADRUPED: 200, HUMANOID: 200}
+SHAPES = {POINT: ((3, 64, 64), (2,)), QUADRUPED: ((9, 64, 64), (12,)), HUMANOID: ((9, 64, 64), (21,))}
+
+
+@pytest.fixture(scope="session")
+def dmc() -> Any:
+    """The module of the suite's environments, or a skipped test where it, or a way to draw, is missing."""
+    pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10 to 3.12 only")
+    pytest.importorskip("shimmy", reason="Shimmy is installed on Python 3.10 to 3.12 only")
+    from sb3_metra.envs import dmc, rendering
+
+    try:
+        dmc.DMCPixelEnv("quadruped", "run").close()
+    except ImportError as error:
+        if rendering.GL_PACKAGES in str(error):
+            pytest.skip("drawing needs the libraries of EGL or OSMesa")
+        raise
+    return dmc
+
+
+every_env = pytest.mark.parametrize("env_id", LENGTHS)
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest) -> Callable[..., gym.Env]:
+    """Makes environments that are closed after the test."""
+    made = []
+
+    def make(env_id: str, **kwargs: Any) -> gym.Env:
+        if env_id != POINT:
+            request.getfixturevalue("dmc")
+        made.append(gym.make(env_id, **kwargs))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+def roll(env: gym.Env, seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Observations and coordinates, the first included, under random actions."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (n, *env.action_space.shape)).astype(np.float32)
+    observation, info = env.reset(seed=seed)
+    observations, coordinates = [observation], [info["coordinates"]]
+    for action in actions:
+        observation, _, _, _, info = env.step(action)
+        observations.append(observation)
+        coordinates.append(info["coordinates"])
+    return np.array(observations), np.array(coordinates)
+
+
+# Every environment
+
+
+def test_pixel_environments_are_registered_with_their_time_limits() -> None:
+    assert {name: sb3_metra.envs.MAX_EPISODE_STEPS[name] for name in LENGTHS} == LENGTHS
+    for env_id, length in LENGTHS.items():
+        assert gym.spec(env_id).max_episode_steps == length
+
+
+@every_env
+def test_checkers_of_gymnasium_and_sb3_pass(env_id: str, make: Callable[..., gym.Env]) -> None:
+    env = make(env_id).unwrapped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*render_modes.*|.*spec.*")
+        gymnasium_check_env(env, skip_render_check=True)
+        sb3_check_env(env)
+
+
+@every_env
+def test_spaces_and_coordinates(env_id: str, make: Callable[..., gym.Env]) -> None:
+    env = make(env_id)
+    observation_shape, action_shape = SHAPES[env_id]
+    assert env.observation_space == gym.spaces.Box(0, 255, observation_shape, np.uint8)
+    assert env.action_space == gym.spaces.Box(-1.0, 1.0, action_shape, np.float32)
+    observation, info = env.reset(seed=0)
+    first, coordinates = observation.copy(), info["coordinates"].copy()
+    assert (coordinates.shape, coordinates.dtype) == ((2,), np.float64)
+    for _ in range(4):
+        later, _, _, _, later_info = env.step(env.action_space.sample())
+    np.testing.assert_array_equal(observation, first)  # the caller's own, not the environment's memory
+    np.testing.assert_array_equal(info["coordinates"], coordinates)
+    assert not np.array_equal(later, first)
+    assert not np.array_equal(later_info["coordinates"], coordinates)
+
+
+@every_env
+def test_seed_decides_the_frames(env_id: str, make: Callable[..., gym.Env]) -> None:
+    env, other = make(env_id), make(env_id)
+    expected = roll(env, 5, 8)
+    for again in (roll(env, 5, 8), roll(other, 5, 8)):
+        np.testing.assert_array_equal(again[0], expected[0])
+        np.testing.assert_array_equal(again[1], expected[1])
+    if env_id != POINT:  # whose first places differ by less than a shade may
+        assert not np.array_equal(roll(other, 6, 0)[0], expected[0][:1])
+
+
+@every_env
+def test_time_limit_truncates_and_does_not_terminate(env_id: str, make: Callable[..., gym.Env]) -> None:
+    env = make(env_id)
+    if env_id != POINT:
+        env.unwrapped._draw = lambda: np.zeros((64, 64, 3), np.uint8)  # only the clock is tested
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[2:4] for _ in range(LENGTHS[env_id])]
+    assert ends == [(False, False)] * (LENGTHS[env_id] - 1) + [(False, True)]
+
+
+@every_env
+def test_stack_repeats_the_first_frame_and_shifts(env_id: str, make: Callable[..., gym.Env]) -> None:
+    env = make(env_id, frame_stack=3)
+    observations, _ = roll(env, 0, 5)
+    frames = observations[:, 6:]  # the newest of every stack
+    for t, observation in enumerate(observations):
+        expected = np.concatenate([frames[max(t - back, 0)] for back in (2, 1, 0)])
+        np.testing.assert_array_equal(observation, expected)
+    assert not np.array_equal(frames[0], frames[-1])
+    again, _ = env.reset(seed=0)  # nothing is left of the episode before
+    np.testing.assert_array_equal(again, observations[0])
+
+
+@every_env
+def test_stack_and_size_are_options(env_id: str, make: Callable[..., gym.Env]) -> None:
+    env = make(env_id, frame_size=48, frame_stack=2)
+    assert env.reset(seed=0)[0].shape == env.observation_space.shape == (6, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frame_size": 45}, "frame_size must be an integer of at least 46, got 45"),
+        ({"frame_size": 64.0}, "frame_size must be an integer of at least 46, got 64.0"),
+        ({"frame_stack": 0}, "frame_stack must be an integer of at least 1, got 0"),
+        ({"frame_stack": True}, "frame_stack must be an integer of at least 1, got True"),
+        ({"view": 0.0}, "view must be a finite number above 0, got 0.0"),
+        ({"floor_size": np.inf}, "floor_size must be a finite number above 0, got inf"),
+        ({"step_size": -1.0}, "step_size must be a finite number above 0, got -1.0"),
+    ],
+)
+def test_point_mass_refuses_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PixelPointMassEnv(**options)
+
+
+def test_frame_stack_by_hand() -> None:
+    def frame(value: int) -> np.ndarray:
+        return np.full((46, 46, 3), [value, value + 1, value + 2], dtype=np.uint8)
+
+    stack = FrameStack(2, 46)
+    assert stack.space.shape == (6, 46, 46)
+    assert stack.reset(frame(10))[:, 0, 0].tolist() == [10, 11, 12, 10, 11, 12]
+    assert stack.push(frame(20))[:, 7, 3].tolist() == [10, 11, 12, 20, 21, 22]
+    assert stack.push(frame(30))[:, 45, 45].tolist() == [20, 21, 22, 30, 31, 32]
+
+
+# Point mass
+
+
+def test_point_mass_colours_by_hand() -> None:
+    env = PixelPointMassEnv(reset_noise_scale=0.0, step_size=1.0)
+    frame = env.reset(seed=0)[0]
+    # The point is white and of radius 0.05 * 64 = 3.2 pixels: columns 29 to 34 of the middle rows.
+    np.testing.assert_array_equal(np.flatnonzero((frame == 255).all(axis=0)[31]), np.arange(29, 35))
+    # A pixel is 0.1 wide; column 63 lies 3.15 to the right: 127.5 * (1 + 3.15 / 12.8) = 158.9; row 0 as far up.
+    assert frame[:, 0, 63].tolist() == [159, 159, 128]
+    assert frame[:, 63, 0].tolist() == [96, 96, 128]
+    assert frame[:, 0, 0].tolist() == [96, 159, 128]
+    for _ in range(4):
+        frame = env.step(np.array([1.0, -0.5], dtype=np.float32))[0]
+    # At (4, -2): 127.5 * (1 + 7.15 / 12.8) = 198.7 and 127.5 * (1 + 1.15 / 12.8) = 139.0.
+    assert frame[:, 0, 63].tolist() == [199, 139, 128]
+    for _ in range(20):
+        frame = env.step(np.array([1.0, -1.0], dtype=np.float32))[0]
+    assert frame[:, 0, 63].tolist() == [255, 0, 128]  # beyond the floor's edge
+
+
+def test_point_mass_tells_every_place_apart() -> None:
+    env = PixelPointMassEnv()
+    env.reset(seed=0)
+    seen = set()
+    for x in np.arange(-9.5, 10.0):
+        for y in np.arange(-9.5, 10.0):
+            env._position = np.array([x, y])
+            seen.add(env._draw().tobytes())
+    assert len(seen) == 400
+
+
+# The suite's tasks
+
+
+def from_above(model: Any, data: Any, x: float, y: float) -> np.ndarray:
+    """Mean colour of a small piece of the floor, seen from straight above."""
+    import mujoco
+
+    from sb3_metra.envs.rendering import SceneRenderer
+
+    camera = mujoco.MjvCamera()
+    camera.lookat[:] = x, y, 0.0
+    camera.distance, camera.azimuth, camera.elevation = 2.0, 90.0, -90.0
+    renderer = SceneRenderer(model, 64, 64)
+    picture = renderer.render(data, camera)
+    renderer.close()
+    return picture[28:36, 28:36].astype(float).mean(axis=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("domain", "task", "size"), [("quadruped", "run", (100, 100)), ("humanoid", "run", (100, 100))]
+)
+def test_floor_tells_the_place(dmc: Any, domain: str, task: str, size: tuple[float, float]) -> None:
+    env = dmc.DMCPixelEnv(domain, task)
+    floor = dmc.find_floor(env.model)
+    assert tuple(env.model.geom_size[floor, :2]) == size
+    for x, y in ((30.0, 10.0), (-30.0, 10.0), (30.0, -60.0), (-75.0, 75.0)):
+        # Light dims all three colours alike, so that their ratios are the texture's: 0 to 255 over the floor, blue 128.
+        expected = 127.5 * (1 + np.array([x, y]) / size) / 128
+        red, green, blue = from_above(env.model, env.data, x, y)
+        np.testing.assert_allclose([red / blue, green / blue], expected, atol=0.04)
+    env.close()
+
+
+def test_floor_colours_by_hand(dmc: Any) -> None:
+    env = dmc.DMCPixelEnv("quadruped", "run")
+    model = env.model
+    texture = model.texture("grid")
+    pixels = texture.data.reshape(300, 300, 3)
+    # MuJoCo lays the last row at the near end of y.
+    assert pixels[299, 0].tolist() == [0, 0, 128]
+    assert pixels[0, 0].tolist() == [0, 255, 128]
+    assert pixels[299, 299].tolist() == [255, 0, 128]
+    assert pixels[149, 100].tolist() == [85, 128, 128]  # 255 * 100 / 299 = 85.3, 255 * 150 / 299 = 127.9
+    assert (np.diff(pixels[..., 0].astype(int), axis=1) >= 0).all()
+    assert (np.diff(pixels[..., 1].astype(int), axis=0) <= 0).all()
+    assert model.mat("grid").texrepeat.tolist() == [1.0, 1.0]
+    env.close()
+
+
+def test_plain_floor_is_left_as_it_is(dmc: Any) -> None:
+    from dm_control import suite
+
+    env, original = dmc.DMCPixelEnv("quadruped", "run", color_floor=False), suite.load("quadruped", "run")
+    for name in ("tex_data", "mat_texrepeat", "mat_texuniform", "geom_matid"):
+        np.testing.assert_array_equal(getattr(env.model, name), getattr(original.physics.model.ptr, name))
+    colored = dmc.DMCPixelEnv("quadruped", "run")
+    assert not np.array_equal(env.reset(seed=0)[0], colored.reset(seed=0)[0])
+    env.close()
+    colored.close()
+
+
+def test_task_without_a_floor_is_refused(dmc: Any) -> None:
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+    with pytest.raises(ValueError, match=r"color_floor=True needs a task with a floor.*pass color_floor=False"):
+        dmc.color_floor(model)
+
+
+def test_coordinates_are_the_bodys_place(dmc: Any) -> None:
+    for options, body in (({}, "torso"), ({"body": "toe_front_left"}, "toe_front_left")):
+        env = dmc.DMCPixelEnv("quadruped", "run", **options)
+        _, info = env.reset(seed=1)
+        for _ in range(3):
+            np.testing.assert_array_equal(info["coordinates"], env.data.body(body).xpos[:2])
+            _, _, _, _, info = env.step(env.action_space.sample())
+        env.close()
+
+
+def test_actions_are_scaled_and_repeated(dmc: Any) -> None:
+    from dm_control import suite
+
+    env, reference = dmc.DMCPixelEnv("quadruped", "run", action_repeat=3), suite.load("quadruped", "run")
+    env.reset(seed=4)
+    reference.task._random = np.random.RandomState(4)
+    reference.reset()
+    action = np.linspace(-1.2, 1.0, 12).astype(np.float32)
+    low, high = reference.action_spec().minimum, reference.action_spec().maximum
+    assert len({*low, *high}) > 2  # every joint has its own bounds
+    clipped = np.clip(action.astype(float), -1, 1)
+    reward = env.step(action)[1]
+    expected = [reference.step(low + (clipped + 1) / 2 * (high - low)).reward for _ in range(3)]
+    np.testing.assert_allclose(env.data.ctrl, np.clip(low + (clipped + 1) / 2 * (high - low), low, high))
+    assert env.data.time == pytest.approx(3 * 0.02)
+    np.testing.assert_array_equal(env.data.qpos, reference.physics.data.qpos)
+    assert reward == pytest.approx(sum(expected))
+    with pytest.raises(ValueError, match=r"action must have shape \(12,\), got \(3,\)"):
+        env.step(np.zeros(3))
+    env.close()
+
+
+def test_make_pixel_env_limits_episodes(dmc: Any) -> None:
+    env = dmc.make_pixel_env("point_mass", "easy", camera="cam0", max_episode_steps=3)
+    env.reset(seed=0)
+    assert [env.step(env.action_space.sample())[3] for _ in range(3)] == [False, False, True]
+    env.close()
+    # Without a limit, the suite's own of 1000 steps does not show either.
+    env = dmc.make_pixel_env("point_mass", "easy", max_episode_steps=None, action_repeat=600)
+    env.reset(seed=0)
+    assert [env.step(env.action_space.sample())[2:4] for _ in range(2)] == [(False, False)] * 2
+    env.close()
+
+
+@pytest.mark.slow
+def test_every_task_of_the_suite_can_be_made(dmc: Any) -> None:
+    from dm_control import suite
+
+    for domain, task in suite.ALL_TASKS:
+        env = dmc.make_pixel_env(domain, task)
+        observation, info = env.reset(seed=0)
+        assert observation.std() > 5, (domain, task)
+        observation, _, _, _, info = env.step(env.action_space.sample())
+        assert env.observation_space.contains(observation)
+        assert np.isfinite(info["coordinates"]).all()
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"domain": "quadrupede"}, "domain and task must name a task .* got 'quadrupede' and 'run'"),
+        ({"frame_size": 32}, "frame_size must be an integer of at least 46, got 32"),
+        ({"quality": "best"}, 'quality must be "fast" or "full", got \'best\''),
+        ({"camera": 4}, r"camera must be a number from -1 to 3 or one of \['global', 'x', 'y', 'egocentric'\], got 4"),
+        ({"camera": "side"}, "camera must be .* got 'side'"),
+        ({"action_repeat": 0}, "action_repeat must be an integer of at least 1, got 0"),
+        ({"body": "head"}, "body must be one of .* got 'head'"),
+        ({"render_mode": "human"}, "render_mode must be None or \"rgb_array\", got 'human'"),
+        ({"width": 0}, "width and height must be at least 1 pixel, got 0 and 240"),
+    ],
+)
+def test_suite_refuses_bad_options(dmc: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dmc.DMCPixelEnv(**{"domain": "quadruped", "task": "run", **options})
+
+
+def test_camera_may_be_a_name(dmc: Any) -> None:
+    frames = []
+    for camera in (2, "y", "x"):
+        env = dmc.DMCPixelEnv("quadruped", "run", camera=camera)
+        frames.append(env.reset(seed=0)[0])
+        env.close()
+    np.testing.assert_array_equal(frames[0], frames[1])
+    assert not np.array_equal(frames[0], frames[2])
+
+
+def test_pickled_environment_is_made_anew(dmc: Any) -> None:
+    env = dmc.DMCPixelEnv("quadruped", "run", frame_stack=1)
+    copied = pickle.dumps(env)
+    assert len(copied) < 10_000  # its arguments, not its model
+    twin = pickle.loads(copied)
+    np.testing.assert_array_equal(roll(twin, 0, 2)[0], roll(env, 0, 2)[0])
+    env.close()
+    twin.close()
+
+
+# Renderers
+
+
+def test_full_quality_is_what_dm_control_draws(dmc: Any) -> None:
+    from dm_control import suite
+
+    options = {"camera": 2, "color_floor": False}
+    env, reference = dmc.DMCPixelEnv("quadruped", "run", quality="full", **options), suite.load("quadruped", "run")
+    frame = env.reset(seed=2)[0][6:].transpose(1, 2, 0)
+    reference.task._random = np.random.RandomState(2)
+    reference.reset()
+    expected = reference.physics.render(64, 64, camera_id=2)
+    difference = np.abs(frame.astype(int) - expected)
+    assert difference.mean() < 1.0
+    fast = dmc.DMCPixelEnv("quadruped", "run", **options)
+    other = np.abs(fast.reset(seed=2)[0][6:].transpose(1, 2, 0).astype(int) - expected)
+    assert 3.0 < other.mean() < 40.0  # fast leaves out the shadow, yet the scene is the same
+    for each in (env, fast):
+        each.close()
+    reference.close()
+
+
+@pytest.mark.parametrize("way", ["close", "drop"])
+@pytest.mark.parametrize("current", ["other", "own"])
+def test_a_closed_environment_leaves_the_pictures_of_others_alone(dmc: Any, way: str, current: str) -> None:
+    env, other = dmc.DMCPixelEnv("quadruped", "run", camera=2), dmc.DMCPixelEnv("humanoid", "run")
+    expected = env.reset(seed=0)[0], other.reset(seed=0)[0]
+    third = dmc.DMCPixelEnv("walker", "walk")
+    third.reset(seed=0)
+    if current == "other":
+        env._draw()  # now its context is the current one
+    if way == "close":
+        third.close()
+        third.close()  # twice does no harm
+    del third
+    gc.collect()
+    for _ in range(2):
+        for each, picture in ((env, expected[0]), (other, expected[1])):
+            np.testing.assert_array_equal(each.reset(seed=0)[0], picture)
+    env.close()
+    np.testing.assert_array_equal(other.reset(seed=0)[0], expected[1])
+    other.close()
+
+
+def test_render_draws_a_larger_picture_and_no_other_frames(dmc: Any) -> None:
+    plain, env = (
+        dmc.DMCPixelEnv("humanoid", "run"),
+        dmc.DMCPixelEnv("humanoid", "run", render_mode="rgb_array", width=120, height=80),
+    )
+    env.reset(seed=0)
+    picture = env.render()
+    assert (picture.shape, picture.dtype) == ((80, 120, 3), np.uint8)
+    assert picture.std() > 5
+    np.testing.assert_array_equal(env.reset(seed=0)[0], plain.reset(seed=0)[0])
+    with pytest.warns(UserWarning, match="draws nothing"):
+        assert plain.render() is None
+    assert env.metadata["render_fps"] == 20  # two control steps of 0.025 s
+    plain.close()
+    env.close()
+
+
+def test_a_closed_renderer_says_so(dmc: Any) -> None:
+    from sb3_metra.envs.rendering import SceneRenderer, make_camera
+
+    env = dmc.DMCPixelEnv("quadruped", "run")
+    renderer = SceneRenderer(env.model, 64, 64)
+    renderer.close()
+    with pytest.raises(RuntimeError, match="render cannot be called after close"):
+        renderer.render(env.data, make_camera(env.model, 0))
+    with pytest.raises(ValueError, match="width and height must be at least 1 pixel, got 0 and 64"):
+        SceneRenderer(env.model, 0, 64)
+    env.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drawing without a screen is the system's")
+def test_gl_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sb3_metra.envs import rendering
+
+    found: set[str] = set()
+    monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: name if name in found else None)
+    for libraries, expected in (({"EGL", "OSMesa"}, "egl"), ({"OSMesa"}, "osmesa")):
+        monkeypatch.setenv("MUJOCO_GL", "")
+        found = libraries
+        assert rendering.choose_gl() == os.environ["MUJOCO_GL"] == expected
+    found = set()
+    assert rendering.choose_gl() == "osmesa"  # what is set is not questioned
+    for value, reason in (("", "neither libEGL nor libOSMesa is found"), ("off", "MUJOCO_GL=off turns it off")):
+        monkeypatch.setenv("MUJOCO_GL", value)
+        with pytest.raises(ImportError, match=rf"{reason}.*sudo apt-get install {rendering.GL_PACKAGES}"):
+            rendering.choose_gl()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drawing without a screen is the system's")
+def test_missing_gl_is_explained_when_an_environment_is_made() -> None:
+    pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10 to 3.12 only")
+    program = """
+import ctypes.util
+ctypes.util.find_library = lambda name: None
+import gymnasium, sb3_metra.envs
+gymnasium.make("sb3_metra/PixelPointMass-v0").reset()
+try:
+    gymnasium.make("sb3_metra/QuadrupedPixels-v0")
+except ImportError as error:
+    print(error)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0" in done.stdout
+    assert len(done.stdout.strip().splitlines()) == 1
+
+
+def test_missing_dm_control_is_explained() -> None:
+    program = """
+import sys
+sys.modules["dm_control"] = None  # as if it were not installed
+import gymnasium, sb3_metra.envs
+try:
+    gymnasium.make("sb3_metra/QuadrupedPixels-v0")
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 'pip install "sb3-metra[dmc]"' in done.stdout
+
+
+# Worker processes
+
+
+def test_vec_env_gives_what_single_environments_give() -> None:
+    vec_env = make_pixel_vec_env(POINT, n_envs=2, seed=3, env_kwargs={"frame_stack": 2})
+    singles = [gym.make(POINT, frame_stack=2) for _ in range(2)]
+    observations = vec_env.reset()
+    for rank, env in enumerate(singles):
+        np.testing.assert_array_equal(observations[rank], env.reset(seed=3 + rank)[0])
+    action = np.array([[1.0, 0.0], [0.0, -1.0]], dtype=np.float32)
+    for _ in range(100):
+        observations, _, dones, infos = vec_env.step(action)
+        expected = [env.step(action[rank])[0] for rank, env in enumerate(singles)]
+    assert dones.all()
+    for rank in range(2):
+        np.testing.assert_array_equal(infos[rank]["terminal_observation"], expected[rank])
+        assert infos[rank]["TimeLimit.truncated"]
+        assert infos[rank]["episode"]["l"] == 100
+    vec_env.close()
+
+
+def threads() -> gym.Env:
+    """An environment that reports its worker's environment variables as its name."""
+    env = PixelPointMassEnv()
+    names = ("OMP_NUM_THREADS", "LP_NUM_THREADS")
+    env.variables = [os.environ.get(name) for name in names]
+    return env
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="functions of tests cannot be sent to spawned processes")
+def test_workers_have_one_thread_and_the_main_process_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("LP_NUM_THREADS", raising=False)
+    vec_env = make_pixel_vec_env(threads, n_envs=1)
+    assert vec_env.get_attr("variables") == [["1", "1"]]
+    assert (os.environ["OMP_NUM_THREADS"], os.environ.get("LP_NUM_THREADS")) == ("2", None)
+    vec_env.close()
+
+
+def test_gpus_are_counted_by_their_device_files(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert count_gpus(tmp_path) == (2 if sys.platform == "linux" else 0)
+    assert count_gpus(tmp_path / "missing") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"n_envs": 0}, ValueError, "n_envs must be an integer of at least 1, got 0"),
+        ({"start_method": "fork"}, ValueError, 'start_method must be "forkserver", "spawn" or None, got "fork"'),
+        ({"env_id": "sb3_metra/Nothing-v0"}, gym.error.NameNotFound, "Nothing"),
+    ],
+)
+def test_vec_env_refuses_bad_options(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make_pixel_vec_env(**{"env_id": POINT, **arguments})
+
+
+@pytest.mark.slow
+def test_vec_env_of_suite_tasks(dmc: Any) -> None:
+    vec_env = make_pixel_vec_env(dmc.make_pixel_env, 2, seed=0, env_kwargs={"domain": "walker", "task": "walk"})
+    assert vec_env.reset().shape == (2, 9, 64, 64)
+    observations, _, _, infos = vec_env.step(np.zeros((2, 6), dtype=np.float32))
+    assert observations.std() > 5
+    assert [info["coordinates"].shape for info in infos] == [(2,), (2,)]
+    vec_env.close()
