@@ -33,7 +33,7 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
 
     In each environment, frame t is at place ``t % ring`` of a ring that reaches ``n_stack`` frames further than the
     transitions do. The last frame of an episode is in nobody's stack but its own; it moves aside when the next episode
-    takes its place. Memory is taken at the first ``add``.
+    takes its place. Memory for frames is taken at the first ``add``.
 
     :param buffer_size: number of transitions, over all environments
     :param observation_space: images, (channels, height, width), or a dictionary that holds some
@@ -42,7 +42,7 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
     :param n_envs: number of environments
     :param n_stack: number of frames in an observation; 1 where frames are not stacked
     :param storage: ``"device"`` keeps the frames where samples go, ``"host"`` in host memory; ``"auto"``: on the device
-        if they take at most 80 % of its free memory
+        if that is a GPU (CUDA) and they take at most 80 % of its free memory
     :param kwargs: further arguments of :class:`~sb3_metra.common.buffers.SkillReplayBuffer`
     :raises ValueError: where the space holds no such images, or frames do not fit into the device's memory
     """
@@ -107,7 +107,7 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         return self._ring * self.n_envs * sum(int(np.prod(shape)) for shape in self._shapes.values())
 
     def _choose_storage(self) -> th.device:
-        host, needed = th.device("cpu"), self._frame_bytes()
+        needed = self._frame_bytes()
         if self.device.type == "cuda" and self.storage != "host":
             free = th.cuda.mem_get_info(self.device)[0]
             if needed <= free * (_MAX_SHARE if self.storage == "auto" else 1.0):
@@ -117,15 +117,13 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
                     f'storage must be "host" or buffer_size smaller: frames take {needed / 1e9:.2f} GB, and '
                     f"{self.device} has {free / 1e9:.2f} GB free"
                 )
-        elif self.device.type != "cpu" and self.storage == "device":
-            return self.device
         if psutil is not None and needed > (free := psutil.virtual_memory().available):
             warnings.warn(
                 f"frames take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of memory are free: choose a smaller "
                 "buffer_size, or close what else runs",
                 stacklevel=3,
             )
-        return host
+        return th.device("cpu")
 
     def _allocate(self) -> None:
         """Take memory for the frames, unless that is done, and put those of a loaded buffer there."""
@@ -209,10 +207,11 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         """Put s' of the row before aside, whose place in the ring goes to the first frames of the new episodes."""
         place = self._added % self._ring
         if self._added > 0:
-            self._aside[row, envs] = [self._free_places.pop() if self._free_places else self._new_place() for _ in envs]
+            places = [self._free_places.pop() if self._free_places else self._new_place() for _ in envs]
+            self._aside[row, envs] = places
+            for key, frames in self._frames.items():
+                self._last_frames[key][places] = frames[place, envs]
         for key, frames in self._frames.items():
-            if self._added > 0:
-                self._last_frames[key][self._aside[row, envs]] = frames[place, envs]
             frames[place, envs] = th.as_tensor(images[key][envs, -self._shapes[key][0] :], device=self._where)
 
     def _new_place(self) -> int:
