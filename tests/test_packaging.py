@@ -263,6 +263,7 @@ metadata.version = lambda name: "2.9.1" if name == "stable-baselines3" else foun
 import sb3_metra
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode != 0, "sb3_metra/__init__.py does not check the versions before anything else"
     last_line = result.stderr.strip().splitlines()[-1]
     assert last_line.startswith("ImportError: sb3-metra ")
     assert 'but 2.9.1 is installed: run pip install "stable-baselines3<3,>=2.9.2"' in last_line
