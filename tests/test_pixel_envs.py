@@ -398,6 +398,19 @@ def test_full_quality_is_what_dm_control_draws(dmc: Any) -> None:
     reference.close()
 
 
+def test_terrain_is_drawn_as_the_episode_shapes_it(dmc: Any) -> None:
+    env = dmc.DMCPixelEnv("quadruped", "escape", camera=2)
+    env.reset(seed=0)
+    env.reset(seed=1)
+    frame = env._draw()
+    fresh = dmc.DMCPixelEnv("quadruped", "escape", camera=2)
+    np.testing.assert_array_equal(fresh.reset(seed=1)[0][6:].transpose(1, 2, 0), frame)
+    env._renderer(64, 64).upload_terrain = lambda: None  # type: ignore[method-assign]
+    assert not np.array_equal(env.reset(seed=2)[0], fresh.reset(seed=2)[0])  # the terrain of another episode
+    env.close()
+    fresh.close()
+
+
 @pytest.mark.parametrize("way", ["close", "drop"])
 @pytest.mark.parametrize("current", ["other", "own"])
 def test_a_closed_environment_leaves_the_pictures_of_others_alone(dmc: Any, way: str, current: str) -> None:

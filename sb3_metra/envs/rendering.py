@@ -159,9 +159,10 @@ class SceneRenderer:
 
     def upload_terrain(self) -> None:
         """Show the model's height fields as they are now; tasks with terrain shape it anew for every episode."""
-        self._gl_context.make_current()
-        for index in range(self._model.nhfield):
-            self._mujoco.mjr_uploadHField(self._model, self._context, index)
+        is_terrain = self._model.geom_type == self._mujoco.mjtGeom.mjGEOM_HFIELD
+        for index in self._model.geom_dataid[is_terrain]:  # a model may hold a height field that nothing stands on
+            self._gl_context.make_current()
+            self._mujoco.mjr_uploadHField(self._model, self._context, int(index))
 
     def close(self) -> None:
         """Free what the renderer holds, in its own context; closing twice does no harm."""
