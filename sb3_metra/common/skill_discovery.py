@@ -60,7 +60,7 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
     :param replay_buffer_kwargs: its keyword arguments; ``dict(handle_timeout_termination=False)`` treats time limits as
         terminal, as the METRA authors' code does
     :param ent_coef: entropy coefficient: a number, ``"auto"`` to learn it from 1, ``"auto_0.01"`` to learn it from 0.01
-    :param target_entropy: entropy that a learnt coefficient aims at, in nats; ``"auto"`` is ``-|A|/2`` (SB3's SAC: ``-|A|``)
+    :param target_entropy: entropy that a learnt coefficient aims at, in nats; ``"auto"``: ``-|A|/2`` (SB3: ``-|A|``)
     :param random_warmup: act uniformly at random until ``learning_starts``, as SB3's SAC does
     :param bfloat16: run the networks under bfloat16 autocast: faster, not equivalent
     :param stats_window_size: episodes that SB3's rollout statistics average over
