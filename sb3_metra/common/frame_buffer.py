@@ -130,8 +130,7 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         self._where = self._where or self._choose_storage()
         for key, shape in self._shapes.items():
             self._frames[key] = self._grown(self._frames.get(key), (self._ring, self.n_envs, *shape))
-            places = max(self._n_places, self.n_envs)
-            self._last_frames[key] = self._grown(self._last_frames.get(key), (places, *shape))
+            self._last_frames[key] = self._grown(self._last_frames.get(key), (self.n_envs, *shape))
 
     def _grown(self, stored: Any, shape: tuple[int, ...]) -> th.Tensor:
         """A tensor in the chosen memory with at least this many rows that begins with those stored."""
