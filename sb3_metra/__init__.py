@@ -1,5 +1,9 @@
 """METRA for Stable-Baselines3: unsupervised discovery of skills."""
 
+from sb3_metra.common.versions import check_versions
+
+check_versions()  # says in one sentence what to install, before an import fails in another way
+
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_metra.metra import METRA
 
