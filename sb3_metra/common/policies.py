@@ -162,6 +162,7 @@ class SkillPolicy(BasePolicy):
         extractor_kwargs = dict(features_extractor_kwargs or {})
         if not normalize_images and issubclass(extractor_class, (NatureCNN, CombinedExtractor, PixelEncoder)):
             extractor_kwargs["normalized_image"] = True
+        fused = {"fused": True} if optimizer_class is th.optim.Adam else {}
         super().__init__(
             observation_space,
             action_space,
@@ -169,9 +170,7 @@ class SkillPolicy(BasePolicy):
             extractor_kwargs,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
-            optimizer_kwargs={"fused": True}
-            if optimizer_kwargs is None and optimizer_class is th.optim.Adam
-            else optimizer_kwargs,
+            optimizer_kwargs=fused | (optimizer_kwargs or {}),
             squash_output=True,
         )
         self.skill_prior = skill_prior

@@ -194,12 +194,8 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         self._target_entropy = self._make_target_entropy()
 
     def _check_arguments(self) -> None:
-        for name, low, high in (
-            ("batch_size", 1, np.inf),
-            ("learning_starts", 0, np.inf),
-            ("tau", 0, 1),
-            ("gamma", 0, 1),
-        ):
+        limits = {"batch_size": (1, np.inf), "learning_starts": (0, np.inf), "tau": (0, 1), "gamma": (0, 1)}
+        for name, (low, high) in limits.items():
             if not low <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
         if self.objective_batch_size is not None and self.objective_batch_size < self.batch_size:
@@ -317,8 +313,9 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         info |= self._descend(self.actor.optimizer, self.actor_loss, batch, failed)
         with th.no_grad():
             tau = self.tau * (1.0 - failed)
-            for target, critic in zip(self.critic_target.parameters(), self.critic.parameters(), strict=True):
-                target.lerp_(critic, tau)
+            targets = tuple(self.critic_target.parameters())
+            th._foreach_mul_(targets, 1.0 - tau)
+            th._foreach_add_(targets, th._foreach_mul(tuple(self.critic.parameters()), tau))
         return info | {"intrinsic_reward": batch.rewards}
 
     def critic_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
