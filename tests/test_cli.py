@@ -286,8 +286,8 @@ def test_demo_leaves_a_model_a_picture_a_video_and_numbers(
 def test_demo_runs_both_ways(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     started = time.monotonic()
-    result = demo.run_demo(out=tmp_path)
-    assert time.monotonic() - started < 180
+    result = demo.run_demo(out=tmp_path, minutes=10.0)  # time enough for all its steps on a busy machine
+    assert time.monotonic() - started < 600
     assert result.displacements.min() < -5 < 5 < result.displacements.max()
 
 
