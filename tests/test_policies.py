@@ -365,7 +365,7 @@ def test_images_with_channels_last_are_turned_round() -> None:
     ("kwargs", "fused"),
     [
         ({}, True),
-        ({"optimizer_kwargs": {"weight_decay": 0.1}}, None),
+        ({"optimizer_kwargs": {"weight_decay": 0.1}}, True),
         ({"optimizer_kwargs": {"fused": False}}, False),
         ({"optimizer_class": th.optim.RMSprop}, None),
     ],
