@@ -328,13 +328,14 @@ def test_making_half_cheetah_leaves_no_warning_and_no_log(
 
 
 def test_other_warnings_of_mujoco_are_passed_on(tmp_path: Path) -> None:
+    import mujoco
+
+    handler = mujoco.get_mju_user_warning()  # None, or dm_control's where that has been imported
     model = Path(sys.modules["gymnasium.envs.mujoco"].__path__[0], "assets", "half_cheetah.xml").read_text()
     (tmp_path / "body.xml").write_text(model.replace("<compiler ", '<compiler nonsense="1" '))
     with pytest.raises(ValueError, match="nonsense"):  # MuJoCo's own error comes through
         HalfCheetahEnv(xml_file=str(tmp_path / "body.xml"))
-    import mujoco
-
-    assert mujoco.get_mju_user_warning() is None  # and MuJoCo's own handler is back in place
+    assert mujoco.get_mju_user_warning() is handler  # and the handler of before is back in place
     from sb3_metra.envs.locomotion import _warn_unless_deprecated_mass
 
     with pytest.warns(RuntimeWarning, match="something else"):
