@@ -84,6 +84,13 @@ def test_rollouts_take_a_plain_environment_and_reproduce_with_a_seed() -> None:
     assert len(first[0]) == 100
 
 
+def test_rollouts_through_a_wrapper_keep_the_first_place() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Walk(3)]), training=False)
+    (trajectory,) = rollout_skills(FollowSkill(), env, np.array([[1.0, 0.0]]))
+    np.testing.assert_array_equal(trajectory.coordinates[:, 0], [0.0, 1.0, 2.0, 3.0])
+    assert len(trajectory) == 3
+
+
 def test_rollouts_refuse_what_cannot_work() -> None:
     with pytest.raises(ValueError, match=r"skills must have shape \(n, skill_dim\), got \(2,\)"):
         rollout_skills(FollowSkill(), Walk(), np.ones(2))

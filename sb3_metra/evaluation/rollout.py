@@ -88,7 +88,7 @@ def _rollout_chunk(
     n = len(skills)
     padded = np.concatenate([skills, np.repeat(skills[:1], env.num_envs - n, axis=0)])
     observation = env.reset()
-    records = [_Record(_single(observation, i), env.reset_infos[i]) for i in range(n)]
+    records = [_Record(_single(observation, i), env.unwrapped.reset_infos[i]) for i in range(n)]
     if frames:
         _keep_frames(env, records)
     while not all(record.done for record in records):
