@@ -1,5 +1,6 @@
 """The pixel environments: frames, stacks, floors that tell the place, renderers that leave each other alone."""
 
+import ctypes.util
 import gc
 import os
 import pickle
@@ -499,6 +500,18 @@ except ImportError as error:
     assert done.returncode == 0, done.stderr
     assert "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0" in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(bool(ctypes.util.find_library("OSMesa")), reason="the library that must be missing is installed")
+def test_a_library_that_is_asked_for_and_missing_is_explained() -> None:
+    pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10 to 3.12 only")
+    program = "import gymnasium, sb3_metra.envs; gymnasium.make('sb3_metra/QuadrupedPixels-v0')"
+    environment = {**os.environ, "MUJOCO_GL": "osmesa"}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith("ImportError: Pixel environments need OpenGL"), done.stderr
+    assert "MUJOCO_GL=osmesa, whose library is not found" in error
 
 
 def test_missing_dm_control_is_explained() -> None:

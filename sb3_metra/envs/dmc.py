@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_metra.envs.frames import FrameStack
-from sb3_metra.envs.rendering import Quality, SceneRenderer, check_quality, choose_gl, make_camera
+from sb3_metra.envs.rendering import NO_GL, Quality, SceneRenderer, check_quality, choose_gl, make_camera
 
 with contextlib.suppress(ImportError):  # said again, and better placed, where something is drawn
     choose_gl()  # before dm_control is imported, which otherwise looks for a screen
@@ -22,6 +22,10 @@ except ImportError as error:
         "Pixel environments of the dm_control suite need dm_control and Shimmy: install them with "
         '`pip install "sb3-metra[dmc]"`, on Python 3.10 to 3.12.'
     ) from error
+except AttributeError as error:
+    if "'NoneType' object" not in str(error):  # PyOpenGL's way of saying that a library is missing
+        raise
+    raise ImportError(NO_GL.format(reason=f"MUJOCO_GL={choose_gl()}, whose library is not found")) from error
 
 _BLUE = 128
 

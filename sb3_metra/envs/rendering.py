@@ -14,7 +14,7 @@ Quality = Literal["fast", "full"]
 """``"full"`` draws all that the model asks for. ``"fast"`` leaves out shadows, reflections and smooth edges."""
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0"
-_NO_GL = (
+NO_GL = (
     "Pixel environments need OpenGL without a screen, which is missing or does not work here ({reason}): on Debian and "
     f"Ubuntu run `sudo apt-get install {GL_PACKAGES}`, and set MUJOCO_GL=egl, or install libosmesa6 and set "
     "MUJOCO_GL=osmesa."
@@ -32,14 +32,14 @@ def choose_gl() -> str:
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if chosen in ("disable", "disabled", "off", "false", "0"):
-        raise ImportError(_NO_GL.format(reason=f"MUJOCO_GL={chosen} turns it off"))
+        raise ImportError(NO_GL.format(reason=f"MUJOCO_GL={chosen} turns it off"))
     if chosen or sys.platform != "linux":
         return chosen
     for chosen, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
         if ctypes.util.find_library(library):
             os.environ["MUJOCO_GL"] = chosen
             return chosen
-    raise ImportError(_NO_GL.format(reason="neither libEGL nor libOSMesa is found"))
+    raise ImportError(NO_GL.format(reason="neither libEGL nor libOSMesa is found"))
 
 
 def _make_gl_context(width: int, height: int) -> Any:
@@ -55,7 +55,7 @@ def _make_gl_context(width: int, height: int) -> Any:
         module = importlib.import_module(f"mujoco.{chosen}" if chosen in ("egl", "osmesa") else "mujoco.gl_context")
         return module.GLContext(width, height)
     except Exception as error:  # PyOpenGL's loaders and drivers raise whatever they like
-        raise ImportError(_NO_GL.format(reason=f"{type(error).__name__}: {error}".strip())) from error
+        raise ImportError(NO_GL.format(reason=f"{type(error).__name__}: {error}".strip())) from error
 
 
 _open_renderers: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
