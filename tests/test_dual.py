@@ -61,6 +61,22 @@ def test_it_is_saved_and_loaded() -> None:
     assert other.value.tolist() == pytest.approx([7.0])
 
 
+@pytest.mark.parametrize(
+    ("text", "value", "learnable"),
+    [("auto", 1.0, True), ("auto_0.01", 0.01, True), (0.2, 0.2, False), ("0.2", 0.2, False), (0, 0.0, False)],
+)
+def test_the_syntax_of_entropy_coefficients(text: Any, value: float, learnable: bool) -> None:
+    dual = DualVariable.parse(text)
+    assert dual.value.item() == pytest.approx(value)
+    assert dual.learnable == learnable
+
+
+@pytest.mark.parametrize("text", ["", "automatic", "auto_x", "one", None, "auto_-1", "auto_0", "nan", -0.1])
+def test_other_entropy_coefficients_are_refused(text: Any) -> None:
+    with pytest.raises(ValueError, match=r"ent_coef must be a .*number.*, got "):
+        DualVariable.parse(text, name="ent_coef")
+
+
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, 0.0])
 def test_invalid_values_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=f"dual_lambda must be a finite number greater than 0, got {value}"):

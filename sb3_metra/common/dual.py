@@ -30,6 +30,22 @@ class DualVariable(nn.Module):
         else:
             self.register_buffer("log_value", log_value)
 
+    @classmethod
+    def parse(cls, text: str | float, name: str = "value") -> DualVariable:
+        """
+        A multiplier in SB3's syntax for the entropy coefficient.
+
+        :param text: a number that stays, ``"auto"`` to learn it from 1, or ``"auto_0.01"`` to learn it from 0.01
+        :param name: the argument to name in an error
+        """
+        learnable = str(text).startswith("auto")
+        number = str(text).removeprefix("auto").removeprefix("_")
+        try:
+            value = 1.0 if learnable and not number else float(number)
+        except ValueError:
+            raise ValueError(f'{name} must be a number, "auto" or "auto_0.01", got {text!r}') from None
+        return cls(value, learnable, name)
+
     @property
     def value(self) -> th.Tensor:
         """The multiplier, (1,), without gradient."""

@@ -17,7 +17,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule
 
 from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
 from sb3_metra.common.dual import DualVariable
@@ -188,7 +188,7 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.objective = self.make_objective().to(self.device)
         self.objective_optimizer = self.policy.make_optimizer(self.objective, self.lr_schedule(1))
-        self.entropy_dual = self._make_entropy_dual().to(self.device)
+        self.entropy_dual = DualVariable.parse(self.ent_coef, name="ent_coef").to(self.device)
         # one optimiser for actor and entropy coefficient: their losses share no parameter, so one step is two
         self.actor.optimizer.add_param_group({"params": list(self.entropy_dual.parameters())})
         self._target_entropy = self._make_target_entropy()
@@ -209,15 +209,6 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
             raise ValueError(
                 f"replay_buffer_class must be a subclass of SkillReplayBuffer, got {self.replay_buffer_class.__name__}"
             )
-
-    def _make_entropy_dual(self) -> DualVariable:
-        text = str(self.ent_coef)
-        learnable = text.startswith("auto")
-        try:
-            value = float(text.removeprefix("auto").removeprefix("_") or 1.0)
-        except ValueError:
-            raise ValueError(f'ent_coef must be a number, "auto" or "auto_0.01", got {self.ent_coef!r}') from None
-        return DualVariable(value, learnable, name="ent_coef")
 
     def _make_target_entropy(self) -> float:
         if self.target_entropy == "auto":
@@ -241,6 +232,16 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
             self._last_skills = self.skill_prior.sample(self.n_envs)
             self._last_obs = None  # an episode and its skill begin together
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As SB3's, but where a callback or an error stops it between a step and its storing, new episodes follow."""
+        rollout = None
+        try:
+            rollout = super().collect_rollouts(*args, **kwargs)
+        finally:
+            if rollout is None or not rollout.continue_training:
+                self._last_obs = None
+        return rollout
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -409,11 +410,7 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         :return: this model
         """
         name = type(self).__name__ if tb_log_name is None else tb_log_name
-        try:
-            return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
-        except BaseException:
-            self._last_obs = None  # the environment may be a step ahead of it: begin new episodes the next time
-            raise
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
     # Saving
 
