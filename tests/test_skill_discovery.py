@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_metra import METRA
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
-from tests.toys import Scripted, scripted_envs, tiny_model
+from tests.toys import Scripted, same, scripted_envs, state_of, tiny_model
 
 LENGTHS = (3, 5, 1, 4)
 
@@ -245,24 +245,6 @@ def test_an_interrupted_run_goes_on_with_new_episodes() -> None:
 
 
 # Gradient steps
-
-
-def state_of(model: METRA) -> dict[str, th.Tensor]:
-    """Every tensor that learning changes, by name."""
-
-    def walk(value: Any, name: str) -> Any:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                yield from walk(inner, f"{name}/{key}")
-        elif isinstance(value, th.Tensor):
-            yield name, value.detach().clone()
-
-    return dict(walk(model.get_parameters(), ""))
-
-
-def same(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
-    """Whether two states agree to the bit."""
-    return first.keys() == second.keys() and all(th.equal(x, second[name]) for name, x in first.items())
 
 
 def test_a_seed_decides_everything() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -92,3 +93,21 @@ def scripted_envs(n: int = 3, lengths: tuple[int, ...] = (3, 5, 1, 4), kind: str
 def tiny_model(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> METRA:
     """METRA with hidden layers of 8 units; ``kwargs`` replace any of its arguments."""
     return METRA(policy, scripted_envs() if env is None else env, **(TINY | kwargs))
+
+
+def state_of(model: METRA) -> dict[str, th.Tensor]:
+    """Every tensor that learning changes, by name."""
+
+    def walk(value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(inner, f"{name}/{key}")
+        elif isinstance(value, th.Tensor):
+            yield name, value.detach().clone()
+
+    return dict(walk(model.get_parameters(), ""))
+
+
+def same(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
+    """Whether two states agree to the bit."""
+    return first.keys() == second.keys() and all(th.equal(x, second[name]) for name, x in first.items())

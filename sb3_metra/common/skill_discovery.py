@@ -282,7 +282,7 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
 
         :param gradient_steps: number of gradient steps
         :param batch_size: transitions in a gradient step of actor and critics
-        :raises ValueError: where a loss is not finite; the networks are left as they were before
+        :raises ValueError: where a loss is not finite; in that gradient step nothing moves from that loss on
         """
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
@@ -384,8 +384,8 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         for name, mean in zip(names, means, strict=True):
             if not np.isfinite(mean):
                 raise ValueError(
-                    f"{name} must be finite, got {mean} in one of the last {len(infos)} gradient steps; the networks "
-                    "were left as they were before it"
+                    f"{name} must be finite, got {mean} in one of the last {len(infos)} gradient steps; in that step "
+                    "no weight moved from the first such number on"
                 )
             self.logger.record(f"train/{name}", mean)
 
