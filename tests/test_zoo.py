@@ -152,7 +152,11 @@ def test_search_space_converts_to_arguments() -> None:
 def test_every_drawn_trial_makes_a_model() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(5):
-        METRA("MlpPolicy", POINT, device="cpu", **zoo.sample_metra_params(study.ask(), 2, 1, {}))
+        arguments = zoo.sample_metra_params(study.ask(), 2, 1, {})
+        model = METRA("MlpPolicy", POINT, device="cpu", **arguments)
+        assert {name: getattr(model, name) for name in arguments if name != "policy_kwargs"} == {
+            name: value for name, value in arguments.items() if name != "policy_kwargs"
+        }
 
 
 # Coverage in the place of reward
