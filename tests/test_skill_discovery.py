@@ -115,6 +115,25 @@ def test_normalised_environments_store_what_the_environment_gave() -> None:
     check_distinct(check_transitions(model))
 
 
+def test_gradient_steps_see_normalised_observations() -> None:
+    env = VecNormalize(scripted_envs(3))
+    model = tiny_model(env).learn(90)
+    seen: list[SkillReplayBufferSamples] = []
+
+    def record(batch: SkillReplayBufferSamples, batch_size: int) -> dict[str, th.Tensor]:
+        seen.append(batch)
+        return {"nothing": th.zeros(1)}
+
+    model.gradient_step = record
+    np.random.seed(5)
+    model.train(1, batch_size=16)
+    np.random.seed(5)
+    normalised = model.replay_buffer.sample(16, env=env)
+    assert th.equal(seen[0].observations, normalised.observations)
+    np.random.seed(5)
+    assert not th.equal(seen[0].observations, model.replay_buffer.sample(16).observations)
+
+
 def test_images() -> None:
     model = tiny_model(
         scripted_envs(2, kind="image"),
