@@ -25,8 +25,8 @@ from sb3_metra.common.type_aliases import SkillReplayBufferSamples
 class WastefulStep:
     """
     The same mathematics with everything done that has no effect, as in the authors' code: graphs behind targets and
-    rewards, gradients of the critics in the actor's step, a variance network beside phi that nothing reads, a pass of
-    phi for s and one for s', an Adam loop for each network and multiplier, and losses read at every step.
+    rewards, gradients of the critics in the actor's step, a variance network beside phi that nothing reads, an Adam
+    loop for each network and multiplier, and losses read at every step.
     """
 
     def __init__(self, obs_dim: int, action_dim: int, skill_dim: int, width: int) -> None:
