@@ -214,6 +214,7 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
         return self._frames.reset(self._draw()), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Keep an action, in [-1, 1], for ``action_repeat`` of the suite's steps; as Gymnasium's ``step`` otherwise."""
         if np.shape(action) != self.action_space.shape:
             raise ValueError(f"action must have shape {self.action_space.shape}, got {np.shape(action)}.")
         control = self._low + (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1.0) / 2.0 * self._range

@@ -103,6 +103,7 @@ class _LocomotionEnv(MujocoEnv):
         return super().render()
 
     def close(self) -> None:
+        """Free what was drawn with, in its own OpenGL context; closing twice does no harm."""
         renderer = getattr(self, "mujoco_renderer", None)  # missing where the constructor has failed
         if renderer is None:
             return

@@ -72,6 +72,7 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._position.astype(np.float32), {"coordinates": self._position.copy()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move by ``step_size * action``, clipped to [-1, 1]; never terminates."""
         if np.shape(action) != (2,):
             raise ValueError(f"action must have shape (2,), got {np.shape(action)}.")
         before = self._position
