@@ -1,0 +1,12 @@
+"""Pictures of skills and of training; the only room that imports matplotlib."""
+
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError('pictures need matplotlib: pip install "sb3-metra[plot]"') from error
+
+from sb3_metra.evaluation.plotting.curves import plot_curves
+from sb3_metra.evaluation.plotting.style import skill_colors
+from sb3_metra.evaluation.plotting.trajectories import plot_trajectories
+
+__all__ = ["plot_curves", "plot_trajectories", "skill_colors"]
