@@ -48,12 +48,13 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.downstream*": {"sb3_metra.downstream*", "sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.zoo": PROGRAMS,
     "sb3_metra.demo": PROGRAMS,
-    "sb3_metra.cli": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo"},
+    "sb3_metra.commands*": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.commands*"},
+    "sb3_metra.cli": {"sb3_metra", "sb3_metra.commands*"},
 }
 
 # Packages that only one room may import, so that the others work without them.
 ALLOWED_OUTSIDE: dict[str, set[str]] = {
-    "matplotlib": {"sb3_metra.evaluation.plotting"},
+    "matplotlib": {"sb3_metra.evaluation.plotting*"},
     "imageio": {"sb3_metra.evaluation.video"},
     "imageio_ffmpeg": {"sb3_metra.evaluation.video"},
     "moviepy": {"sb3_metra.evaluation.video"},
@@ -163,7 +164,7 @@ def test_every_package_has_an_init_file() -> None:
         ("baselines/lsd.py", "from sb3_metra.metra import METRAObjective", "sb3_metra.metra"),
         ("baselines/lsd.py", "from sb3_metra.baselines.diayn import DIAYN", "sb3_metra.baselines.diayn"),
         ("evaluation/rollout.py", "import matplotlib.pyplot as plt", "matplotlib"),
-        ("evaluation/plotting.py", "import importlib\nimportlib.import_module('imageio.v3')", "imageio"),
+        ("evaluation/plotting/curves.py", "import importlib\nimportlib.import_module('imageio.v3')", "imageio"),
         ("cli.py", "from rl_zoo3.train import train", "rl_zoo3"),
         ("metra.py", "import mujoco", "mujoco"),
     ],
@@ -210,7 +211,7 @@ def test_what_is_too_long_is_caught(tmp_path: Path) -> None:
 
 def test_importing_the_package_is_light() -> None:
     """``import sb3_metra`` loads the algorithm, and neither environments, pictures, the zoo nor MuJoCo."""
-    rooms = ("envs", "evaluation", "downstream", "zoo", "cli", "demo")
+    rooms = ("envs", "evaluation", "downstream", "zoo", "commands", "cli", "demo")
     heavy = [*(f"{PACKAGE}.{room}" for room in rooms), *(set(ALLOWED_OUTSIDE) - {"cv2"})]
     code = f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

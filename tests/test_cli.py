@@ -13,7 +13,8 @@ from stable_baselines3 import SAC
 
 import sb3_metra
 from sb3_metra import METRA, demo
-from sb3_metra.cli import main, parse_keyword_arguments
+from sb3_metra.cli import main
+from sb3_metra.commands.loading import parse_keyword_arguments
 from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.evaluation.rollout import SkillTrajectory
 
@@ -252,7 +253,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "rl_zoo3", None)
-    monkeypatch.delitem(sys.modules, "sb3_metra.zoo", raising=False)
+    for module in ("sb3_metra.zoo", "sb3_metra.commands.train"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.delattr(sb3_metra, "zoo", raising=False)
     assert main(["train"]) == 1
     error = capsys.readouterr().err

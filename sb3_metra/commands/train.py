@@ -1,0 +1,20 @@
+"""``sb3-metra train``: rl_zoo3's train with METRA, see :mod:`sb3_metra.zoo`."""
+
+from sb3_metra import zoo
+
+_HELP = """\
+sb3-metra train is rl_zoo3's train, with other defaults:
+  --algo metra          an algorithm of rl_zoo3's own runs as it does there
+  --env sb3_metra/PointMass-v0
+  --conf-file           the shipped metra.yml; with --paper the shipped metra_paper.yml, the authors' settings
+  --eval-freq 100000    the best model is kept by policy state coverage, not by reward,
+  --eval-episodes 48    and --optimize maximises it; an episode follows one skill
+What rl_zoo3 says:
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command on the words after its name."""
+    if {"-h", "--help"}.intersection(arguments):
+        print(_HELP)
+    zoo.train(arguments)
