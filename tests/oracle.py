@@ -42,7 +42,9 @@ class _ReplayedNoise:
         return self.results[-1]
 
 
-def run_oracle(path: str | Path, *, fused: bool = False, **kwargs: Any) -> dict[str, float]:
+def run_oracle(
+    path: str | Path, *, fused: bool = False, channels_last: bool = False, **kwargs: Any
+) -> dict[str, float]:
     """
     Take the gradient steps of a file with METRA's own ``gradient_step``.
 
@@ -53,13 +55,15 @@ def run_oracle(path: str | Path, *, fused: bool = False, **kwargs: Any) -> dict[
     :param fused: METRA's default optimiser, fused Adam, instead of the plain Adam of the recordings. Both follow the
         same formula but round differently, and phi's displacement, a small difference of large numbers, may magnify a
         rounding error of its weights a hundredfold.
+    :param channels_last: METRA's default for images in memory instead of the recordings' channels first: the same
+        convolutions, added up in another order
     :param kwargs: arguments of METRA to set otherwise than the file asks for
     :return: for each quantity, and for all weights of each network, the worst ||x - ref|| / ||ref|| over the steps
     :raises ValueError: where a file lacks one of the quantities without which nothing would be compared
     """
     with np.load(path) as archive:
         data = {name: archive[name] for name in archive.files}
-    model = _build(data, fused, kwargs)
+    model = _build(data, fused, channels_last, kwargs)
     _set_weights(model, data)
     errors: dict[str, float] = {}
     for step in range(_count_steps(data)):
@@ -79,7 +83,7 @@ def run_oracle(path: str | Path, *, fused: bool = False, **kwargs: Any) -> dict[
     return errors
 
 
-def _build(data: Mapping[str, np.ndarray], fused: bool, kwargs: Mapping[str, Any]) -> METRA:
+def _build(data: Mapping[str, np.ndarray], fused: bool, channels_last: bool, kwargs: Mapping[str, Any]) -> METRA:
     observations, actions, skills = (data[f"step0/{name}"] for name in ("observations", "actions", "skills"))
     policy_kwargs: dict[str, Any] = {
         "net_arch": {"pi": _hidden_units(data, "actor"), "qf": _hidden_units(data, "q1")},
@@ -89,7 +93,8 @@ def _build(data: Mapping[str, np.ndarray], fused: bool, kwargs: Mapping[str, Any
     if pixels:
         height, width, channels = (int(size) for size in data["meta/pixel_shape"])
         observation_space = spaces.Box(0, 255, (channels, height, width), np.uint8)
-        policy_kwargs["features_extractor_kwargs"] = {"depth": len(data["init/phi/conv0.bias"])}
+        depth = len(data["init/phi/conv0.bias"])
+        policy_kwargs["features_extractor_kwargs"] = {"depth": depth, "channels_last": channels_last}
     else:
         observation_space = spaces.Box(-np.inf, np.inf, observations.shape[1:], np.float32)
     ent_coef = float(np.exp(data["init/log_ent_coef"]).item())

@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from torch import nn
 
@@ -24,10 +24,17 @@ class PixelEncoder(BaseFeaturesExtractor):
     :param observation_space: images, (channels, height, width), at least 46 pixels high and wide
     :param depth: channels of the first convolution; each further one has twice as many
     :param normalized_image: accept float images that are scaled already, as SB3's own extractors do
+    :param channels_last: keep channels last in memory, for which convolutions are faster but round otherwise
     :raises ValueError: where the space holds no such image
     """
 
-    def __init__(self, observation_space: spaces.Space, depth: int = 48, normalized_image: bool = False) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        depth: int = 48,
+        normalized_image: bool = False,
+        channels_last: bool = True,
+    ) -> None:
         if not is_image_space(observation_space, check_channels=False, normalized_image=normalized_image):
             raise ValueError(
                 f"CnnPolicy needs uint8 images in [0, 255] with three axes as observations, got {observation_space}; "
@@ -45,10 +52,12 @@ class PixelEncoder(BaseFeaturesExtractor):
                 nn.Conv2d(channels if i == 0 else depth << (i - 1), depth << i, kernel_size=4, stride=2),
                 nn.ELU(),
             ]
-        self.cnn = nn.Sequential(*layers, nn.Flatten())
+        self.memory_format = th.channels_last if channels_last else th.contiguous_format
+        self.cnn: nn.Module = nn.Sequential(*layers, nn.Flatten())
+        self.cnn.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # PyTorch's signature lacks it
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.cnn(observations)
+        return self.cnn(observations.contiguous(memory_format=self.memory_format))
 
 
 class SkillExtractor(BaseFeaturesExtractor):
@@ -129,6 +138,13 @@ class Representation(BaseModel):
         with th.autocast(hidden.device.type, enabled=False):
             return self.out(hidden.float())
 
+    def extract_features(self, obs: Any, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """
+        :param obs: (batch, \\*obs_shape), as they come from the environment, or prepared
+        :param features_extractor: an extractor for them
+        """
+        return features_extractor(prepare(obs, self.observation_space, self.normalize_images))
+
     def displacement(self, observations: Observations, next_observations: Observations) -> th.Tensor:
         """
         phi(s') - phi(s), in two passes, as the authors do, and no slower than one pass over both.
@@ -141,6 +157,24 @@ class Representation(BaseModel):
         :return: (batch, dim)
         """
         return self(next_observations) - self(observations)
+
+
+def prepare(observations: Any, space: spaces.Space, normalize_images: bool = True) -> Any:
+    """
+    Observations as networks take them: SB3's ``preprocess_obs``, but what is floating-point already only becomes single
+    precision, so that a batch that was prepared once can be given to every network.
+
+    :param observations: (batch, \\*obs_shape), a tensor or a dictionary of tensors
+    :param space: their space
+    :param normalize_images: divide images by 255
+    :return: the same in single precision
+    """
+    if isinstance(observations, dict):
+        assert isinstance(space, spaces.Dict)
+        return {key: prepare(x, space[key], normalize_images) for key, x in observations.items()}
+    if observations.is_floating_point():
+        return observations.float()
+    return preprocess_obs(observations, space, normalize_images)
 
 
 def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:

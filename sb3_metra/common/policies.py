@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -23,7 +23,7 @@ from stable_baselines3.sac.policies import Actor
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_metra.common.networks import PixelEncoder, SkillExtractor, check_finite, initialize
+from sb3_metra.common.networks import PixelEncoder, SkillExtractor, check_finite, initialize, prepare
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.type_aliases import Observations
 
@@ -43,6 +43,13 @@ class SkillActor(Actor):
         latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
         log_std = self.log_std(latent).float().clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
         return self.mu(latent).float(), log_std, {}
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """
+        :param obs: observation and skill, each (batch, ...), as they come from the environment, or prepared
+        :param features_extractor: an extractor for both
+        """
+        return features_extractor(prepare(obs, self.observation_space, self.normalize_images))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """
@@ -108,7 +115,7 @@ class SkillCritic(BaseModel):
         :param actions: in [-1, 1], (batch, action_dim)
         :return: for each Q-function its values, (batch, 1)
         """
-        inputs = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        inputs = prepare(obs, self.observation_space, self.normalize_images)
         features = [th.cat([encoder(inputs), actions], dim=1) for encoder in self.encoders]
         features = features * (len(self.q_networks) // len(features))
         return tuple(q_network(x).float() for q_network, x in zip(self.q_networks, features, strict=True))
@@ -240,6 +247,19 @@ class SkillPolicy(BasePolicy):
             self.activation_fn,
             self.normalize_images,
         )
+
+    def prepare(self, observations: Observations) -> Observations:
+        """
+        Observations as every network takes them, done once for all of them.
+
+        :param observations: (batch, \\*obs_shape), as they come from the environment
+        :return: floats, images as the extractor wants them in memory
+        """
+        prepared = prepare(observations, self.observation_space, self.normalize_images)
+        extractor = self.actor.features_extractor.extractor
+        if isinstance(extractor, PixelEncoder):
+            return prepared.contiguous(memory_format=extractor.memory_format)
+        return prepared
 
     @staticmethod
     def condition(observations: Observations, skills: th.Tensor) -> dict[str, Any]:
