@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_metra.common.buffers import DictSkillReplayBuffer
+from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
 
 try:
     import psutil  # type: ignore[import-untyped]
@@ -282,6 +283,29 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         array = np.zeros((self.buffer_size, *filled.shape[1:]), filled.dtype)
         array[: len(filled)] = filled
         return array
+
+
+def choose_buffer(
+    buffer_class: type[ReplayBuffer] | None, kwargs: dict[str, Any], space: spaces.Space, env: VecEnv | None
+) -> tuple[type[ReplayBuffer], dict[str, Any]]:
+    """
+    The replay buffer for observations: where images are among them, one that keeps each frame once.
+
+    :param buffer_class: the class that was asked for; ``None`` to choose one
+    :param kwargs: its keyword arguments
+    :param space: observations
+    :param env: the environments, whose attribute ``frame_stack`` says how many frames an observation holds
+    :return: the class, and its keyword arguments with ``n_stack`` where it takes that
+    """
+    is_dict = isinstance(space, spaces.Dict)
+    if buffer_class is None:
+        everything = space.spaces.values() if is_dict else [space]  # type: ignore[attr-defined]
+        plain = DictSkillReplayBuffer if is_dict else SkillReplayBuffer
+        buffer_class = FrameReplayBuffer if any(is_image_space(x) for x in everything) else plain
+    if issubclass(buffer_class, FrameReplayBuffer) and "n_stack" not in kwargs:
+        told = env is not None and env.has_attr("frame_stack")
+        kwargs = kwargs | {"n_stack": env.get_attr("frame_stack", 0)[0] if told and env is not None else 1}
+    return buffer_class, kwargs
 
 
 _BY_ROW = ["observations", "next_observations", "actions", "rewards", "dones", "timeouts", "skills", "_ages", "_aside"]

@@ -151,6 +151,7 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
         check_quality(quality)
         self._frames = FrameStack(frame_stack, frame_size)
         self.observation_space = self._frames.space
+        self.frame_stack = frame_stack
         self.action_repeat, self.quality, self.render_mode = action_repeat, quality, render_mode
         self.width, self.height, self._frame_size = width, height, frame_size
         self._suite = DmControlCompatibilityV0(

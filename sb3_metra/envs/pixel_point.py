@@ -39,6 +39,7 @@ class PixelPointMassEnv(PointMassEnv):
                 raise ValueError(f"{name} must be a finite number above 0, got {value}.")
         self._frames = FrameStack(frame_stack, frame_size)
         self.observation_space = self._frames.space
+        self.frame_stack = frame_stack
         self.floor_size = floor_size
         # Where the centres of columns lie to the right of the point, in world units; and those of rows, upwards.
         self._offsets = (np.arange(frame_size) + 0.5 - frame_size / 2) * (view / frame_size)
