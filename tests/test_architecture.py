@@ -20,7 +20,10 @@ VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective"}
 BUFFERS = {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
-LOOP = OBJECTIVE | BUFFERS | {"sb3_metra.common.policies", "sb3_metra.common.skill_discovery"}
+STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
+LOOP = (
+    OBJECTIVE | BUFFERS | STEPS | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "skill_discovery")}
+)
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
 ROOMS = {"sb3_metra", "sb3_metra.metra", "sb3_metra.baselines*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
@@ -38,6 +41,9 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.policies": OBJECTIVE,
     "sb3_metra.common.buffers": OBJECTIVE,
     "sb3_metra.common.frame_buffer": OBJECTIVE | BUFFERS,
+    "sb3_metra.common.arguments": BUFFERS,
+    "sb3_metra.common.optimization": LEAVES,
+    "sb3_metra.common.captured_step": LEAVES,
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.metra": LOOP,
     "sb3_metra.baselines": {"sb3_metra.baselines.*"},

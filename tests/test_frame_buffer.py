@@ -4,6 +4,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA
 from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
 from sb3_metra.common.frame_buffer import FrameReplayBuffer
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
+from tests.toys import scripted_envs, tiny_model
 
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
 SKILL_DIM = 3
@@ -410,3 +414,33 @@ def test_sampling_never_waits_for_the_gpu(storage: str) -> None:
         th.cuda.set_sync_debug_mode("default")
     assert all(x.device.type == "cuda" for x in samples)  # type: ignore[union-attr]
     assert_same(SkillReplayBufferSamples(*(x.cpu() for x in samples)), everything(stacks))  # type: ignore[union-attr]
+
+
+# What an algorithm takes unasked
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy", "expected"),
+    [
+        ("vector", "MlpPolicy", SkillReplayBuffer),
+        ("image", "CnnPolicy", FrameReplayBuffer),
+        ("dict", "MultiInputPolicy", FrameReplayBuffer),
+    ],
+)
+def test_images_are_kept_as_frames_unasked(kind: str, policy: str, expected: type[SkillReplayBuffer]) -> None:
+    model = tiny_model(scripted_envs(2, kind=kind), policy).learn(40)
+    assert type(model.replay_buffer) is expected
+    assert getattr(model.replay_buffer, "n_stack", 1) == 1
+
+
+def test_environments_say_how_many_frames_they_stack(tmp_path: Path) -> None:
+    env = make_vec_env("sb3_metra/PixelPointMass-v0", 2, env_kwargs={"frame_stack": 3})
+    model = tiny_model(env, "CnnPolicy").learn(16)
+    assert isinstance(model.replay_buffer, FrameReplayBuffer)
+    assert model.replay_buffer.n_stack == 3
+    model.save(tmp_path / "model")
+    loaded = METRA.load(tmp_path / "model")
+    assert loaded.replay_buffer.n_stack == 3  # type: ignore[union-attr]
+    assert tiny_model(env, "CnnPolicy", replay_buffer_kwargs={"n_stack": 1}).replay_buffer.n_stack == 1
+    other = tiny_model(env, "CnnPolicy", replay_buffer_class=SkillReplayBuffer)
+    assert type(other.replay_buffer) is SkillReplayBuffer

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_metra import METRA
+from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
 from tests.toys import Scripted, same, scripted_envs, state_of, tiny_model
 
@@ -139,6 +140,7 @@ def test_images() -> None:
         scripted_envs(2, kind="image"),
         "CnnPolicy",
         policy_kwargs={"net_arch": [8], "features_extractor_kwargs": {"depth": 2}},
+        replay_buffer_class=SkillReplayBuffer,
     )
     model.learn(40)
     buffer = model.replay_buffer

@@ -19,10 +19,14 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule
 
-from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
+from sb3_metra.common.arguments import check_arguments, parse_target_entropy
+from sb3_metra.common.buffers import SkillReplayBuffer
+from sb3_metra.common.captured_step import CapturedStep
 from sb3_metra.common.dual import DualVariable
+from sb3_metra.common.frame_buffer import choose_buffer
 from sb3_metra.common.networks import Representation, check_finite
 from sb3_metra.common.objective import SkillObjective
+from sb3_metra.common.optimization import descend, fast_kernels, is_fused, move_average, set_learning_rate
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SkillActor, SkillCritic, SkillPolicy
 from sb3_metra.common.skills import SkillPrior, make_prior
 from sb3_metra.common.type_aliases import Info, SkillReplayBufferSamples
@@ -56,13 +60,17 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
     :param train_freq: steps of all environments between two rounds of gradient steps
     :param gradient_steps: gradient steps in a round; -1 for as many as environment steps in the round
     :param action_noise: noise added to actions while collecting
-    :param replay_buffer_class: a subclass of :class:`~sb3_metra.common.buffers.SkillReplayBuffer`
+    :param replay_buffer_class: a subclass of :class:`~sb3_metra.common.buffers.SkillReplayBuffer`; ``None``: one that
+        keeps each frame once where observations hold images
     :param replay_buffer_kwargs: its keyword arguments; ``dict(handle_timeout_termination=False)`` treats time limits as
         terminal, as the METRA authors' code does
     :param ent_coef: entropy coefficient: a number, ``"auto"`` to learn it from 1, ``"auto_0.01"`` to learn it from 0.01
     :param target_entropy: entropy that a learnt coefficient aims at, in nats; ``"auto"``: ``-|A|/2`` (SB3: ``-|A|``)
     :param random_warmup: act uniformly at random until ``learning_starts``, as SB3's SAC does
     :param bfloat16: run the networks under bfloat16 autocast: faster, not equivalent
+    :param tf32: on CUDA, let products of matrices round to TF32, as PyTorch lets convolutions: faster, not equivalent
+    :param cuda_graph: on CUDA, record the gradient step once as a graph and replay it: faster and the same, but for
+        networks of one's own that wait for the GPU
     :param stats_window_size: episodes that SB3's rollout statistics average over
     :param tensorboard_log: folder for TensorBoard; ``None``: none
     :param policy_kwargs: arguments of the policy
@@ -109,6 +117,8 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         target_entropy: str | float = "auto",
         random_warmup: bool = False,
         bfloat16: bool = False,
+        tf32: bool = False,
+        cuda_graph: bool = True,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -152,6 +162,8 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         self.target_entropy = target_entropy
         self.random_warmup = random_warmup
         self.bfloat16 = bfloat16
+        self.tf32 = tf32
+        self.cuda_graph = cuda_graph
         self._last_skills: np.ndarray | None = None
         if _init_setup_model:
             self._setup_model()
@@ -178,10 +190,10 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         return Representation(self.observation_space, self.action_space, self.skill_prior.dim, **(extractor | kwargs))
 
     def _setup_model(self) -> None:
-        self._check_arguments()
-        if self.replay_buffer_class is None:
-            is_dict = isinstance(self.observation_space, spaces.Dict)
-            self.replay_buffer_class = DictSkillReplayBuffer if is_dict else SkillReplayBuffer
+        check_arguments(self)
+        self.replay_buffer_class, self.replay_buffer_kwargs = choose_buffer(
+            self.replay_buffer_class, self.replay_buffer_kwargs, self.observation_space, self.env
+        )
         super()._setup_model()
         if self.verbose >= 1:
             print(f"Using a {self.replay_buffer}")
@@ -191,32 +203,8 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         self.entropy_dual = DualVariable.parse(self.ent_coef, name="ent_coef").to(self.device)
         # one optimiser for actor and entropy coefficient: their losses share no parameter, so one step is two
         self.actor.optimizer.add_param_group({"params": list(self.entropy_dual.parameters())})
-        self._target_entropy = self._make_target_entropy()
-
-    def _check_arguments(self) -> None:
-        limits = {"batch_size": (1, np.inf), "learning_starts": (0, np.inf), "tau": (0, 1), "gamma": (0, 1)}
-        for name, (low, high) in limits.items():
-            if not low <= (value := getattr(self, name)) <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
-        if self.objective_batch_size is not None and self.objective_batch_size < self.batch_size:
-            raise ValueError(
-                f"objective_batch_size must be at least batch_size={self.batch_size}, got {self.objective_batch_size}"
-            )
-        size = self.objective_batch_size or self.batch_size
-        if size > self.buffer_size:
-            raise ValueError(f"buffer_size must hold at least one batch of {size} transitions, got {self.buffer_size}")
-        if self.replay_buffer_class is not None and not issubclass(self.replay_buffer_class, SkillReplayBuffer):
-            raise ValueError(
-                f"replay_buffer_class must be a subclass of SkillReplayBuffer, got {self.replay_buffer_class.__name__}"
-            )
-
-    def _make_target_entropy(self) -> float:
-        if self.target_entropy == "auto":
-            return -0.5 * float(get_action_dim(self.action_space))
-        try:
-            return float(self.target_entropy)
-        except ValueError:
-            raise ValueError(f'target_entropy must be a number or "auto", got {self.target_entropy!r}') from None
+        self._target_entropy = parse_target_entropy(self.target_entropy, get_action_dim(self.action_space))
+        self._captured_step = CapturedStep(self._averaged_step)
 
     # Collection
 
@@ -287,14 +275,16 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.objective_optimizer, self.actor.optimizer, self.critic.optimizer])
-        infos = []
-        for _ in range(gradient_steps):
-            size = max(batch_size, self.objective_batch_size or 0)
-            batch = self.replay_buffer.sample(size, env=self._vec_normalize_env)
-            infos.append(self.gradient_step(batch, batch_size))  # type: ignore[arg-type]
+        size = max(batch_size, self.objective_batch_size or 0)
+        step = self._captured_step if self._captures else self._averaged_step
+        means: list[th.Tensor] = []
+        with fast_kernels(self.device, self.tf32):
+            for _ in range(gradient_steps):
+                batch = self.replay_buffer.sample(size, env=self._vec_normalize_env)
+                means.append(step(batch, batch_size))  # type: ignore[arg-type]
         self._n_updates += gradient_steps
-        if infos:
-            self._record(infos)
+        if means:
+            self._record(th.stack(means).mean(dim=0), gradient_steps)
 
     def gradient_step(self, batch: SkillReplayBufferSamples, batch_size: int | None = None) -> Info:
         """
@@ -305,6 +295,8 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         :param batch_size: how many of them, from the first, actor and critics learn from; ``None``: the algorithm's
         :return: detached tensors by name, scalars or one value a transition
         """
+        observations, next_observations = map(self.policy.prepare, (batch.observations, batch.next_observations))
+        batch = batch._replace(observations=observations, next_observations=next_observations)
         failed = th.zeros((), device=self.device)  # 1 from the first loss on that is not finite: then nothing moves
         info = self._descend(self.objective_optimizer, self.objective.loss, batch, failed)
         batch = batch.head(self.batch_size if batch_size is None else batch_size)
@@ -312,11 +304,7 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
             batch = batch._replace(rewards=self.objective.reward(batch))
         info |= self._descend(self.critic.optimizer, self.critic_loss, batch, failed)
         info |= self._descend(self.actor.optimizer, self.actor_loss, batch, failed)
-        with th.no_grad():
-            tau = self.tau * (1.0 - failed)
-            targets = tuple(self.critic_target.parameters())
-            th._foreach_mul_(targets, 1.0 - tau)
-            th._foreach_add_(targets, th._foreach_mul(tuple(self.critic.parameters()), tau))
+        move_average(self.critic_target.parameters(), self.critic.parameters(), self.tau * (1.0 - failed))
         return info | {"intrinsic_reward": batch.rewards}
 
     def critic_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
@@ -357,35 +345,41 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         }
         return actor_loss + ent_coef_loss, info
 
-    def _descend(
-        self, optimizer: th.optim.Optimizer, loss_fn: Any, batch: SkillReplayBufferSamples, failed: th.Tensor
-    ) -> Info:
-        """One optimiser step on a loss, for that optimiser's parameters alone, unless a loss failed to be finite."""
-        with self._autocast():
-            loss, info = loss_fn(batch)
-        optimizer.zero_grad()
-        loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
-        failed.logical_or_(~loss.detach().isfinite())
-        if optimizer.defaults.get("fused"):
-            optimizer.found_inf = failed  # type: ignore[attr-defined]  # the fused step looks at it on the device
-            optimizer.step()
-        elif not failed:  # other optimisers cannot skip a step by themselves, so that the device is asked
-            optimizer.step()
-        return info
-
     def _autocast(self) -> th.autocast:
         return th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.bfloat16)
 
-    def _record(self, infos: list[Info]) -> None:
-        """Average over gradient steps and transitions, with one transfer from the device, and log."""
-        names = list(infos[0])
-        means = th.stack([th.cat([info[name].reshape(-1) for info in infos]).mean() for name in names]).tolist()
+    def _descend(
+        self, optimizer: th.optim.Optimizer, loss_fn: Any, batch: SkillReplayBufferSamples, failed: th.Tensor
+    ) -> Info:
+        with self._autocast():
+            loss, info = loss_fn(batch)
+        descend(optimizer, loss, failed)
+        return info
+
+    def _averaged_step(self, batch: SkillReplayBufferSamples, batch_size: int) -> th.Tensor:
+        """A gradient step, and the average over its transitions of each number to log, (numbers,)."""
+        info = self.gradient_step(batch, batch_size)
+        self._logged_names = list(info)
+        return th.stack([x.float().mean() for x in info.values()])
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        self.logger.record("train/learning_rate", learning_rate)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            set_learning_rate(optimizer, learning_rate, self._captures)
+
+    @property
+    def _captures(self) -> bool:
+        return self.cuda_graph and self.device.type == "cuda" and is_fused(self.objective_optimizer)
+
+    def _record(self, means: th.Tensor, gradient_steps: int) -> None:
+        """Log the averages over the last gradient steps, with one transfer from the device."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, mean in zip(names, means, strict=True):
+        for name, mean in zip(self._logged_names, means.tolist(), strict=True):
             if not np.isfinite(mean):
                 raise ValueError(
-                    f"{name} must be finite, got {mean} in one of the last {len(infos)} gradient steps; in that step "
-                    "no weight moved from the first such number on"
+                    f"{name} must be finite, got {mean} in one of the last {gradient_steps} gradient steps; in that "
+                    "step no weight moved from the first such number on"
                 )
             self.logger.record(f"train/{name}", mean)
 
@@ -437,7 +431,12 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         self.replay_buffer = loaded
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic", "critic_target"]
+        return [*super()._excluded_save_params(), "actor", "critic", "critic_target", "_captured_step"]
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """As SB3's; what was recorded of the gradient step reads optimisers that are no more, so it is forgotten."""
+        super().set_parameters(*args, **kwargs)
+        self._captured_step = CapturedStep(self._averaged_step)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "objective", "entropy_dual", "actor.optimizer", "critic.optimizer", "objective_optimizer"], []

@@ -1,0 +1,48 @@
+"""Checks of the arguments that every algorithm of this package has, before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sb3_metra.common.buffers import SkillReplayBuffer
+
+
+def check_arguments(model: Any) -> None:
+    """
+    Refuse numbers that cannot work.
+
+    :param model: a :class:`~sb3_metra.common.skill_discovery.SkillDiscovery`, its arguments being attributes
+    :raises ValueError: for the first wrong one, by its name
+    """
+    limits = {"batch_size": (1, np.inf), "learning_starts": (0, np.inf), "tau": (0, 1), "gamma": (0, 1)}
+    for name, (low, high) in limits.items():
+        if not low <= (value := getattr(model, name)) <= high:
+            raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
+    if model.objective_batch_size is not None and model.objective_batch_size < model.batch_size:
+        raise ValueError(
+            f"objective_batch_size must be at least batch_size={model.batch_size}, got {model.objective_batch_size}"
+        )
+    size = model.objective_batch_size or model.batch_size
+    if size > model.buffer_size:
+        raise ValueError(f"buffer_size must hold at least one batch of {size} transitions, got {model.buffer_size}")
+    buffer_class = model.replay_buffer_class
+    if buffer_class is not None and not issubclass(buffer_class, SkillReplayBuffer):
+        raise ValueError(f"replay_buffer_class must be a subclass of SkillReplayBuffer, got {buffer_class.__name__}")
+
+
+def parse_target_entropy(target_entropy: str | float, action_dim: int) -> float:
+    """
+    The entropy that a learnt entropy coefficient aims at.
+
+    :param target_entropy: a number, or ``"auto"`` for ``-|A|/2``
+    :param action_dim: number of components of an action
+    :return: entropy in nats
+    """
+    if target_entropy == "auto":
+        return -0.5 * action_dim
+    try:
+        return float(target_entropy)
+    except ValueError:
+        raise ValueError(f'target_entropy must be a number or "auto", got {target_entropy!r}') from None
