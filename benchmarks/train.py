@@ -1,31 +1,98 @@
-"""Train METRA on one core with the shipped settings; record coverage over steps and CPU time as CSV, and the model."""
+"""
+Train METRA with the shipped settings; record coverage over steps and time as CSV, and the model.
+
+On one core, or on a GPU with environments in processes of their own: --device cuda. With --minutes it stops in time and
+leaves a checkpoint, from which the same command goes on: weights, optimisers, multipliers, replay and step counter are
+those of before, and new episodes begin.
+"""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import csv
 import json
+import os
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import stable_baselines3
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import CSVOutputFormat, Logger
+from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_metra.envs  # registers the environments
 from sb3_metra import METRA
+from sb3_metra.envs.vec import make_pixel_vec_env
 from sb3_metra.evaluation import SkillEvalCallback
 from sb3_metra.evaluation.faithfulness import displacement_cosine
 from sb3_metra.evaluation.plotting import plot_trajectories
 from sb3_metra.hyperparams import load_settings
 
+NOT_THE_MODELS = ("n_timesteps", "n_envs", "env_kwargs")
+
+
+class Checkpoint(BaseCallback):
+    """
+    Keeps model and replay buffer from time to time and at the end, and ends training when the time is over.
+
+    :param folder: where ``checkpoint.zip`` and ``checkpoint_replay.pkl`` go
+    :param minutes: wall time to train for; ``None``: no limit
+    :param every: minutes between two checkpoints; 0: none
+    """
+
+    def __init__(self, folder: Path, minutes: float | None, every: float) -> None:
+        super().__init__()
+        self.folder, self.every = folder, every
+        self.started = self.kept = time.monotonic()
+        self.minutes = float("inf") if minutes is None else minutes
+
+    def _on_step(self) -> bool:
+        return time.monotonic() - self.started < 60 * self.minutes
+
+    def _on_rollout_start(self) -> None:
+        if self.every and time.monotonic() - self.kept > 60 * self.every:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write both files beside their places, and put them there only once they are whole."""
+        self.model.save(self.folder / "new.zip")
+        self.model.save_replay_buffer(self.folder / "new_replay.pkl")  # type: ignore[attr-defined]
+        for new, name in (("new.zip", "checkpoint.zip"), ("new_replay.pkl", "checkpoint_replay.pkl")):
+            os.replace(self.folder / new, self.folder / name)
+        self.kept = time.monotonic()
+
+
+def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
+    """Environments that MuJoCo draws in a process each, others in this one."""
+    drawn = env_id.endswith("Pixels-v0")
+    return (make_pixel_vec_env if drawn else make_vec_env)(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+
+
+def join_logs(folder: Path) -> list[dict[str, str]]:
+    """Put the logs of all sessions into one progress.csv, CPU seconds counted on; returns its rows."""
+    rows: list[dict[str, str]] = []
+    for path in sorted(folder.glob("session_*.csv")):
+        before = max((float(row["time/cpu_seconds"] or 0) for row in rows), default=0.0)
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                seconds = row.get("time/cpu_seconds")
+                rows.append(row | ({"time/cpu_seconds": str(float(seconds) + before)} if seconds else {}))
+    with (folder / "progress.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, sorted({name for row in rows for name in row}), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="sb3_metra/Ant-v0")
     parser.add_argument("--out", type=Path, required=True, help="folder for progress.csv, settings.json and the model")
     parser.add_argument("--paper", action="store_true", help="the authors' settings, metra_paper.yml")
@@ -33,28 +100,52 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="environment steps, if not those of the settings")
     parser.add_argument("--eval-freq", type=int, default=100_000)
+    parser.add_argument("--eval-skills", type=int, default=48)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--minutes", type=float, help="wall time to train for, in this session")
+    parser.add_argument("--checkpoint-minutes", type=float, default=0.0, help="between two checkpoints; 0: none")
     args = parser.parse_args()
     th.set_num_threads(1)
     settings = load_settings(args.env, paper=args.paper) | args.change
     steps = args.steps or settings["n_timesteps"]
     versions = {module.__name__: module.__version__ for module in (sb3_metra, stable_baselines3, th, gymnasium, np)}
-    record = {"env": args.env, "seed": args.seed, "steps": steps, "settings": settings}
+    record = {"env": args.env, "seed": args.seed, "steps": steps, "settings": settings, "device": args.device}
+    if args.device != "cpu" and th.cuda.is_available():
+        record["gpu"] = th.cuda.get_device_name()
     record |= {"python": platform.python_version(), "versions": versions}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "settings.json").write_text(json.dumps(record, indent=1) + "\n")
 
-    arguments = {key: value for key, value in settings.items() if key not in ("n_timesteps", "n_envs", "env_kwargs")}
-    env = make_vec_env(args.env, settings["n_envs"], seed=args.seed, env_kwargs=settings.get("env_kwargs"))
-    model = METRA(env=env, seed=args.seed, device="cpu", **arguments)
-    model.set_logger(configure(str(args.out), ["csv"]))
-    eval_env = make_vec_env(args.env, settings["n_envs"])
-    callback = SkillEvalCallback(eval_env, args.eval_freq, best_model_save_path=args.out, verbose=1)
-    start = time.process_time()
-    model.learn(steps, callback, log_interval=10**9)
+    arguments = {key: value for key, value in settings.items() if key not in NOT_THE_MODELS}
+    env = make_envs(args.env, settings["n_envs"], args.seed, settings.get("env_kwargs"))
+    eval_env = make_envs(args.env, settings["n_envs"])
+    checkpoint = args.out / "checkpoint.zip"
+    coverage = SkillEvalCallback(eval_env, args.eval_freq, args.eval_skills, best_model_save_path=args.out, verbose=1)
+    if goes_on := checkpoint.is_file():
+        model = METRA.load(checkpoint, env, device=args.device)
+        model.load_replay_buffer(args.out / "checkpoint_replay.pkl")
+        earlier = [row.get("eval/policy_state_coverage") or -1 for row in join_logs(args.out)]
+        coverage.best_coverage = max(map(int, map(float, earlier)), default=-1)
+    else:
+        model = METRA(env=env, seed=args.seed, device=args.device, **arguments)
+    session = len(list(args.out.glob("session_*.csv")))
+    model.set_logger(Logger(str(args.out), [CSVOutputFormat(str(args.out / f"session_{session:03}.csv"))]))
+    keeper = Checkpoint(args.out, args.minutes, args.checkpoint_minutes)
+    start, before = time.process_time(), model.num_timesteps
+    model.learn(steps - before, [keeper, coverage], log_interval=10**9, reset_num_timesteps=not goes_on)
     model.save(args.out / "model")
-    cosines = displacement_cosine(callback.last_trajectories, model.encode, model.skill_prior)
-    plot_trajectories(callback.last_trajectories, args.out / "skills.png")
+    if args.checkpoint_minutes:
+        keeper.keep()
+    model.logger.close()
+    join_logs(args.out)
+    cosines = displacement_cosine(coverage.last_trajectories, model.encode, model.skill_prior)
+    if coverage.last_trajectories[0].coordinates.ndim == 2:
+        plot_trajectories(coverage.last_trajectories, args.out / "skills.png")
+    rate = (model.num_timesteps - before) / (time.monotonic() - keeper.started)
+    print(f"{model.num_timesteps} steps, {rate:.0f} a second of the clock with evaluations", end="; ")
     print(f"{(time.process_time() - start) / 60:.1f} CPU minutes, mean cosine of phi and skill {cosines.mean():.3f}")
+    env.close()
+    eval_env.close()
 
 
 if __name__ == "__main__":
