@@ -198,6 +198,9 @@ def test_curves_have_a_line_a_run_and_an_interval(tmp_path: Path) -> None:
     figure = plot_curves({"a": runs, "b": runs[:1]}, tmp_path / "curves.svg")
     axes = figure.axes[0]
     assert len(axes.lines) == 3 + 1 + 1
+    dark = plot_curves({"a": runs, "b": runs[:1]}, theme="dark").axes[0]
+    for drawn, ours in ((axes, ("#0072B2", "#E69F00")), (dark, ("#56B4E9", "#E69F00"))):  # outside of the theme, too
+        assert (drawn.lines[0].get_color(), drawn.lines[4].get_color()) == ours
     np.testing.assert_array_equal(axes.lines[3].get_ydata(), [0.0, 1.0, 2.0, 6.0])
     assert {"a (mean of 3)", "b"} <= texts(figure)
     with pytest.raises(ValueError, match="at least one run for each label, got none for 'c'"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,11 +48,12 @@ def plot_curves(
     with themed(theme):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        for i, (label, runs) in enumerate(curves.items()):
+        colors = cycle(matplotlib.rcParams["axes.prop_cycle"].by_key()["color"])  # "C0" would be looked up when drawn
+        for color, (label, runs) in zip(colors, curves.items(), strict=False):
             finite = [_finite(label, *run) for run in runs]
             if not finite:
                 raise ValueError(f"curves must hold at least one run for each label, got none for {label!r}")
-            _draw_runs(axes, f"C{i}", label, finite, interval)
+            _draw_runs(axes, color, label, finite, interval)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.set_xlim(left=0)
