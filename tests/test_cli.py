@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
@@ -380,3 +381,20 @@ def test_demo_writes_a_gif_where_no_encoder_is(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(demo, "film_skills", without_encoder)
     demo._film(model, POINT, 0, model.skill_prior.sample(1), tmp_path / "skills")
     assert [path.name for path in tmp_path.iterdir()] == ["skills.gif"]
+
+
+def test_demo_films_a_body_that_runs_away() -> None:
+    """The body's colours, more red than blue, fill as much of the picture 40 m away as at the start."""
+    pytest.importorskip("mujoco")
+    env = gym.make("sb3_metra/HalfCheetah-v0", **demo.film_arguments("sb3_metra/HalfCheetah-v0"))
+    env.reset(seed=0)
+    counts = []
+    for x in (0.0, 40.0):
+        qpos = env.unwrapped.data.qpos.copy()
+        qpos[0] = x
+        env.unwrapped.set_state(qpos, env.unwrapped.data.qvel)
+        picture = env.render().astype(int)
+        counts.append(int((picture[..., 0] - picture[..., 2] > 40).sum()))
+    env.close()
+    assert counts[0] > 100
+    assert counts[1] > counts[0] / 2  # the light stays where it is

@@ -256,6 +256,13 @@ def test_compare_labels_runs_by_their_folder_or_file(tmp_path: Path) -> None:
     }
 
 
+def test_compare_reads_a_log_that_was_kept_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kept.csv").write_text("steps,policy_state_coverage\n100,3\n200,5\n")
+    assert main(["compare", str(tmp_path / "kept.csv"), "--out", str(tmp_path / "out")]) == 0
+    result = read(capsys)["methods"]["kept"]
+    assert (result["last"], result["final"]["runs"]) == (200.0, [5.0])
+
+
 def test_compare_takes_evaluations_of_saved_models(model: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "evaluation"
     assert main(["evaluate", str(model), "--env", POINT, "--n-skills", "2", "--out", str(out)]) == 0

@@ -58,7 +58,7 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
 
 def column(log: dict[str, np.ndarray], name: str) -> str:
     """
-    A column's full name, from the name or from what follows its last slash.
+    A column's full name, from the name or from what follows its last slash; ``steps`` are ``time/total_timesteps``.
 
     :param log: what :func:`read_log` returns
     :param name: for example ``"eval/policy_state_coverage"`` or ``"policy_state_coverage"``
@@ -66,7 +66,10 @@ def column(log: dict[str, np.ndarray], name: str) -> str:
     """
     if name in log:
         return name
-    found = [key for key in log if key.rpartition("/")[2] == name.rpartition("/")[2]]
+    wanted = {name.rpartition("/")[2]}
+    if "total_timesteps" in wanted:
+        wanted.add("steps")
+    found = [key for key in log if key.rpartition("/")[2] in wanted]
     if len(found) != 1:
         raise ValueError(f"the log must have one column {name!r}, got {', '.join(sorted(found or log))}")
     return found[0]
@@ -81,21 +84,11 @@ def curve(log: dict[str, np.ndarray], metric: str, x: str = "time/total_timestep
     :param x: the column it is drawn over
     :return: x and y, each (n,)
     """
-    if column_or_none(log, x) is None and "steps" in log:
-        x = "steps"
     xs, ys = log[column(log, x)], log[column(log, metric)]
     kept = np.isfinite(xs) & np.isfinite(ys)
     if not kept.any():
         raise ValueError(f"the log must hold a value of {metric!r} at least once, got none")
     return xs[kept], ys[kept]
-
-
-def column_or_none(log: dict[str, np.ndarray], name: str) -> str | None:
-    """As :func:`column`, with ``None`` where it would raise."""
-    try:
-        return column(log, name)
-    except ValueError:
-        return None
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
