@@ -11,7 +11,8 @@ COMMANDS = {
     "demo": "train on a MuJoCo body for three minutes and show what the skills do; needs no argument",
     "train": "rl_zoo3's train with METRA, the shipped settings and coverage: train --env sb3_metra/Ant-v0 --progress",
     "enjoy": "rl_zoo3's enjoy: watch what train left behind",
-    "evaluate": "measure the policy state coverage of a saved model and print it as JSON",
+    "evaluate": "measure a saved model's skills, print JSON, and draw and film them: evaluate RUN --env ID --out DIR",
+    "compare": "draw several runs or methods together, with intervals over seeds: compare metra=runs/a lsd=runs/b",
 }
 """Every command, the name of a module in ``sb3_metra.commands``, and what it does."""
 

@@ -20,7 +20,7 @@ import sb3_metra.envs
 from sb3_metra.evaluation.coverage import state_coverage
 from sb3_metra.evaluation.plotting import plot_trajectories
 from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
-from sb3_metra.evaluation.video import write_video
+from sb3_metra.evaluation.video import film_skills
 from sb3_metra.hyperparams import load_settings
 from sb3_metra.metra import METRA
 
@@ -30,7 +30,7 @@ N_SKILLS = 48
 _SECONDS_AFTER_TRAINING = 35.0  # kept free for measuring, drawing and filming; of a short run, half the time
 _METRES = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0")
 _GL_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
-_RENDERING_HELP = (
+RENDERING_HELP = (
     "on Debian or Ubuntu, `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0` lets MuJoCo draw without "
     "a screen"
 )
@@ -125,7 +125,7 @@ def run_demo(
     if not (np.isfinite(minutes) and minutes > 0):
         raise ValueError(f"minutes must be a finite number above 0, got {minutes}.")
     budget = 60.0 * minutes
-    _choose_renderer()
+    choose_renderer()
     out = Path("demo") / env_id.rpartition("/")[2] if out is None else out
     out.mkdir(parents=True, exist_ok=True)
     print(f"METRA learns skills on {env_id} without a reward, for at most {minutes:g} minutes (seed {seed}).")
@@ -205,28 +205,40 @@ def _film(model: METRA, env_id: str, seed: int, skills: np.ndarray, path: Path) 
     :param skills: (n, skill_dim)
     :param path: file to write, without its ending: ``.mp4``, or ``.gif`` where no encoder for MP4 is installed
     """
-    size: dict[str, Any] = {"width": 320, "height": 240} if env_id in sb3_metra.envs.MAX_EPISODE_STEPS else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of GLFW, whose last word is the error
-            env = gym.make(env_id, render_mode="rgb_array", **size)
+            env = gym.make(env_id, **film_arguments(env_id))
             try:
-                _leave_out_shadows(env)
+                leave_out_shadows(env)
                 trajectories = rollout_skills(model, env, skills, frames=True, seed=seed)
             finally:
                 env.close()
     except Exception as error:  # OpenGL fails in many ways, and the video is all that is lost
-        print(f"No video, because drawing failed ({error or type(error).__name__}): {_RENDERING_HELP}.")
+        print(f"No video, because drawing failed ({error or type(error).__name__}): {RENDERING_HELP}.")
         return
-    clips, fps = [trajectory.frames for trajectory in trajectories], env.metadata.get("render_fps", 20)
+    fps = env.metadata.get("render_fps", 20)
     try:
-        write_video(clips, path.with_suffix(".mp4"), fps)
+        film_skills(trajectories, path.with_suffix(".mp4"), fps)
     except (ImportError, OSError, ValueError):  # no encoder for MP4
         path.with_suffix(".mp4").unlink(missing_ok=True)
-        write_video(clips, path.with_suffix(".gif"), fps)
+        film_skills(trajectories, path.with_suffix(".gif"), fps)
 
 
-def _leave_out_shadows(env: gym.Env) -> None:
+def film_arguments(env_id: str) -> dict[str, Any]:
+    """
+    How an environment is made for filming: small, and with a camera that follows the body, which Gymnasium's default
+    camera does not.
+
+    :param env_id: id of the environment
+    """
+    arguments: dict[str, Any] = {"render_mode": "rgb_array"}
+    if env_id in sb3_metra.envs.MAX_EPISODE_STEPS:
+        arguments |= {"width": 320, "height": 240}
+    return arguments | {"camera_name": "track"} if env_id in _METRES else arguments
+
+
+def leave_out_shadows(env: gym.Env) -> None:
     """Shadows and mirror images are six sevenths of the time that MuJoCo takes for a picture on a CPU."""
     model = getattr(env.unwrapped, "model", None)
     if model is not None:
@@ -234,7 +246,7 @@ def _leave_out_shadows(env: gym.Env) -> None:
         model.mat_reflectance[:] = 0
 
 
-def _choose_renderer() -> None:
+def choose_renderer() -> None:
     """Where MuJoCo has no screen to draw on and was not told what to use instead, name a library that is installed."""
     if not sys.platform.startswith("linux") or {"MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         return

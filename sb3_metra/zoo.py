@@ -33,8 +33,8 @@ except ImportError as error:
     ) from error
 
 import sb3_metra.envs  # noqa: F401  registers the environments
-from sb3_metra.common.skills import SkillPrior
-from sb3_metra.evaluation.coverage import policy_state_coverage
+from sb3_metra.evaluation.callbacks import log_metrics
+from sb3_metra.evaluation.metrics import evaluate_skills, judged_by
 from sb3_metra.hyperparams import settings_path
 from sb3_metra.metra import METRA
 
@@ -51,45 +51,45 @@ _LOG_FOLDER = "logs"  # rl_zoo3's train writes there, and its enjoy looks elsewh
 
 class CoverageEvalCallback(EvalCallback):
     """
-    SB3's ``EvalCallback`` with policy state coverage in place of the mean reward.
+    SB3's ``EvalCallback`` with policy state coverage in place of the mean reward; task coverage, where an environment
+    reports ``info["tasks"]`` and no coordinates.
 
     Each of the ``n_eval_episodes`` episodes follows one skill, always the same ones. ``last_mean_reward`` and
-    ``best_mean_reward`` keep their names, which others read, and hold coverage. An environment that has no
-    ``info["coordinates"]`` cannot be judged by coverage: it is judged by its reward, and one line says so.
+    ``best_mean_reward`` keep their names, which others read, and hold coverage. An environment that reports neither
+    cannot be judged by coverage: it is judged by its reward, and one line says so.
     """
 
-    has_coordinates: bool
+    judged_by: str | None
 
     def _init_callback(self) -> None:
         super()._init_callback()
-        self.eval_env.reset()
-        self.has_coordinates = all("coordinates" in info for info in self.eval_env.unwrapped.reset_infos)
-        if not self.has_coordinates:
-            print('Judging by the environment\'s reward: it has no info["coordinates"] to measure coverage with.')
+        self.judged_by = judged_by(self.model, self.eval_env)
+        if self.judged_by is None:
+            print(
+                'Judging by the environment\'s reward: it has no info["coordinates"] to measure coverage with, '
+                'and no info["tasks"].'
+            )
 
     def _on_step(self) -> bool:
-        if not self.has_coordinates:
+        if self.judged_by is None:
             return super()._on_step()
         if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0:
-            return self._judge()
+            return self._judge(self.judged_by)
         return True
 
-    def _judge(self) -> bool:
-        """Measure coverage, log it and keep the model where it is the best so far."""
+    def _judge(self, name: str) -> bool:
+        """Measure the skills, log it and keep the model where coverage is the best so far."""
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self.eval_env)
-        prior: SkillPrior = self.model.skill_prior  # type: ignore[attr-defined]
-        coverage = policy_state_coverage(self.model, self.eval_env, prior, n_skills=self.n_eval_episodes)
-        self.last_mean_reward = float(coverage)
+        metrics = evaluate_skills(self.model, self.eval_env, n_skills=self.n_eval_episodes)
+        self.last_mean_reward = float(metrics[name])
         if self.log_path is not None:
             self.evaluations_timesteps.append(self.num_timesteps)
             self.evaluations_results.append([self.last_mean_reward])
             np.savez(self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results)
         if self.verbose >= 1:
-            print(f"Eval num_timesteps={self.num_timesteps}, policy_state_coverage={coverage}")
-        self.logger.record("eval/policy_state_coverage", coverage)
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(self.num_timesteps)
+            print(f"Eval num_timesteps={self.num_timesteps}, {name}={metrics[name]}")
+        log_metrics(self.logger, metrics, self.num_timesteps)
 
         continue_training = True
         if self.last_mean_reward > self.best_mean_reward:

@@ -61,7 +61,9 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
 # Packages that only one room may import, so that the others work without them.
 ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "matplotlib": {"sb3_metra.evaluation.plotting*"},
+    "rliable": {"sb3_metra.evaluation.aggregate"},
     "imageio": {"sb3_metra.evaluation.video"},
+    "PIL": {"sb3_metra.evaluation.video"},
     "imageio_ffmpeg": {"sb3_metra.evaluation.video"},
     "moviepy": {"sb3_metra.evaluation.video"},
     "cv2": {"sb3_metra.evaluation.video"},

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
@@ -154,7 +155,8 @@ def test_evaluate_agrees_with_the_evaluation_while_training(trained: Path, capsy
     log = np.load(run_of(trained) / "evaluations.npz")
     assert statistics.is_file()
     assert main(["evaluate", str(best), "--env", POINT]) == 0
-    assert read_json(capsys) == {
+    result = read_json(capsys)
+    expected = {
         "policy_state_coverage": log["results"].max(),
         "n_skills": 48,
         "seed": 0,
@@ -163,6 +165,9 @@ def test_evaluate_agrees_with_the_evaluation_while_training(trained: Path, capsy
         "model": str(best),
         "cell_size": 1.0,
     }
+    assert {name: result[name] for name in expected} == expected
+    assert main(["evaluate", str(run_of(trained)), "--env", POINT]) == 0  # a folder stands for its best model
+    assert read_json(capsys) == result
 
 
 def test_evaluate_passes_its_arguments_on(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +241,7 @@ def test_traceback_shows_where_an_error_came_from(tmp_path: Path) -> None:
         main(["--traceback", "evaluate", str(tmp_path / "missing.zip"), "--env", POINT])
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "enjoy", "evaluate"])
+@pytest.mark.parametrize("command", ["demo", "train", "enjoy", "evaluate", "compare"])
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -343,7 +348,7 @@ def test_demo_chooses_a_renderer_that_is_installed(
     monkeypatch.setattr(demo.sys, "platform", "linux")
     monkeypatch.setattr(demo.os, "environ", dict(environ))
     monkeypatch.setattr(demo.ctypes, "CDLL", load)
-    demo._choose_renderer()
+    demo.choose_renderer()
     assert demo.os.environ.get("MUJOCO_GL") == expected
 
 
@@ -364,13 +369,32 @@ def test_demo_says_in_a_sentence_why_there_is_no_video(
 
 def test_demo_writes_a_gif_where_no_encoder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = METRA("MlpPolicy", POINT, device="cpu", buffer_size=256)
-    write_video = demo.write_video
+    film_skills = demo.film_skills
 
-    def without_encoder(clips: list, path: Path, fps: float) -> Path:
+    def without_encoder(trajectories: list[SkillTrajectory], path: Path, fps: float) -> Path:
         if path.suffix == ".mp4":
             raise ImportError("no encoder")
-        return write_video([clip[:3] for clip in clips], path, fps)
+        for trajectory in trajectories:
+            del trajectory.frames[3:]
+        return film_skills(trajectories, path, fps)
 
-    monkeypatch.setattr(demo, "write_video", without_encoder)
+    monkeypatch.setattr(demo, "film_skills", without_encoder)
     demo._film(model, POINT, 0, model.skill_prior.sample(1), tmp_path / "skills")
     assert [path.name for path in tmp_path.iterdir()] == ["skills.gif"]
+
+
+def test_demo_films_a_body_that_runs_away() -> None:
+    """The body's colours, more red than blue, fill as much of the picture 40 m away as at the start."""
+    pytest.importorskip("mujoco")
+    env = gym.make("sb3_metra/HalfCheetah-v0", **demo.film_arguments("sb3_metra/HalfCheetah-v0"))
+    env.reset(seed=0)
+    counts = []
+    for x in (0.0, 40.0):
+        qpos = env.unwrapped.data.qpos.copy()
+        qpos[0] = x
+        env.unwrapped.set_state(qpos, env.unwrapped.data.qvel)
+        picture = env.render().astype(int)
+        counts.append(int((picture[..., 0] - picture[..., 2] > 40).sum()))
+    env.close()
+    assert counts[0] > 100
+    assert counts[1] > counts[0] / 2  # the light stays where it is

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from pathlib import Path
 
 import gymnasium as gym
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_metra.envs  # noqa: F401  (registers the environments)
-from sb3_metra import METRA
+from sb3_metra import METRA, evaluation
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.evaluation import SkillEvalCallback, policy_state_coverage, rollout_skills, state_coverage
-from sb3_metra.evaluation.plotting import plot_curves, plot_trajectories, skill_colors
-from sb3_metra.evaluation.video import tile, write_video
+from tests.toys import TINY
 
 
 class FollowSkill:
@@ -165,36 +168,88 @@ def test_callback_evaluates_between_rounds_and_at_the_end() -> None:
     assert steps == [300, 500, 700]
 
 
-def test_pictures_and_videos_are_written(tmp_path: Path) -> None:
-    env = make_vec_env("sb3_metra/PointMass-v0", 2, env_kwargs={"render_mode": "rgb_array", "width": 32, "height": 32})
-    trajectories = rollout_skills(FollowSkill(), env, np.eye(2), frames=True)
-    assert [len(t.frames) for t in trajectories] == [100, 100]
-    figure = plot_trajectories(trajectories, tmp_path / "skills.png")
-    assert len(figure.axes[0].lines) == 4  # a path and its end for each skill
-    x, y = figure.axes[0].lines[0].get_data()
-    np.testing.assert_array_equal(np.stack([x, y], axis=1), trajectories[0].coordinates)
-    plot_curves({"a": [(np.arange(3), np.arange(3))]}, tmp_path / "curve.svg")
-    assert (tmp_path / "skills.png").read_bytes()[:4] == b"\x89PNG"
-    assert b"<svg" in (tmp_path / "curve.svg").read_bytes()
-    for name in ("skills.gif", "skills.mp4"):
-        assert write_video([t.frames[:5] for t in trajectories], tmp_path / name).stat().st_size > 500
-    with pytest.raises(ValueError, match=r"\.mp4 or \.gif"):
-        write_video([trajectories[0].frames], tmp_path / "skills.webm")
-    with pytest.raises(ValueError, match="coordinates"):
-        plot_trajectories(rollout_skills(FollowSkill(), Walk(tell=False), np.eye(2)))
+def logged(folder: Path) -> list[dict[str, str]]:
+    """The lines of a CSV log that hold an evaluation."""
+    with (folder / "progress.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row.get("eval/episode_return")]
 
 
-def test_tile_fills_up_with_white() -> None:
-    images = [np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30)]
-    grid = tile(images)
-    assert grid.shape == (4, 6, 3)
-    for value, corner in ((10, grid[:2, :3]), (20, grid[:2, 3:]), (30, grid[2:, :3]), (255, grid[2:, 3:])):
-        np.testing.assert_array_equal(corner, value)
+def test_callback_logs_everything_and_leaves_training_alone(tmp_path: Path) -> None:
+    """Pictures, videos and the coverage of training draw no random number that training would have drawn."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    eval_env = make_vec_env("sb3_metra/PointMass-v0", 3, env_kwargs={"width": 32, "height": 32})
+    watched = small_model()
+    watched.set_logger(configure(str(tmp_path), ["csv", "tensorboard"]))
+    callback = SkillEvalCallback(eval_env, eval_freq=300, n_skills=4, queue_episodes=2, figures=True, video_skills=2)
+    watched.learn(900, callback)
+    alone = small_model().learn(900)
+    for key, value in watched.policy.state_dict().items():
+        assert th.equal(value, alone.policy.state_dict()[key]), key
+
+    rows = logged(tmp_path)
+    assert [row["time/total_timesteps"] for row in rows] == ["300", "600", "900"]
+    totals, queues = ([int(row[f"eval/{name}_state_coverage"]) for row in rows] for name in ("total", "queue"))
+    assert 0 < totals[0] <= totals[1] <= totals[2]
+    assert all(queue <= total for queue, total in zip(queues, totals, strict=True))
+    for name in ("policy_state_coverage", "distance", "phi_cosine", "phi_violation", "phi_temporal_correlation"):
+        assert np.isfinite([float(row[f"eval/{name}"]) for row in rows]).all(), name
+
+    events = event_accumulator.EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    for tag, start in (("eval/skills", b"\x89PNG"), ("eval/phi", b"\x89PNG"), ("eval/video", b"GIF")):
+        images = events.Images(tag)
+        assert [image.step for image in images] == [300, 600, 900]
+        assert all(image.encoded_image_string.startswith(start) for image in images)
+    video = iio.imread(events.Images("eval/video")[0].encoded_image_string)
+    assert video.shape[1:] == (32 + 14, 2 * 32, 3)  # frames alike are one in a GIF
 
 
-def test_colors_tell_directions_apart() -> None:
-    angles = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-    colors = skill_colors(np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    assert len(np.unique(colors.round(3), axis=0)) == 8
-    assert len(np.unique(skill_colors(np.eye(5)), axis=0)) == 5
-    assert len(np.unique(skill_colors(np.array([[-1.0], [1.0]])), axis=0)) == 2
+def test_total_coverage_is_that_of_all_training_episodes(tmp_path: Path) -> None:
+    """Against counting every place that the replay buffer and the resets have seen."""
+    model = small_model()
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(500, SkillEvalCallback(make_vec_env("sb3_metra/PointMass-v0", 2), eval_freq=1000, n_skills=2))
+    buffer = model.replay_buffer
+    filled = buffer.observations[: buffer.pos], buffer.next_observations[: buffer.pos]
+    places = [places.reshape(-1, 2) for places in filled]
+    assert int(logged(tmp_path)[-1]["eval/total_state_coverage"]) == state_coverage(places)
+
+
+class Doors(Walk):
+    """Tells no coordinates, but a task: to have moved at all, or by as much as 2 along the first axis."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"tasks": {"moved": True, "far": self.place[0] > 2.0}}
+
+
+def test_callback_keeps_the_best_by_tasks_where_there_are_no_coordinates(tmp_path: Path) -> None:
+    model = METRA("MlpPolicy", Doors(5, tell=False), **TINY)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    callback = SkillEvalCallback(Doors(5, tell=False), eval_freq=20, n_skills=3, best_model_save_path=tmp_path)
+    model.learn(40, callback)
+    assert callback.best_coverage == max(int(row["eval/task_coverage"]) for row in logged(tmp_path)) >= 1
+    assert {row["eval/total_task_coverage"] for row in logged(tmp_path)} <= {"1", "2"}
+    assert "eval/policy_state_coverage" not in logged(tmp_path)[0]
+    assert (tmp_path / "best_model.zip").is_file()
+
+
+def test_callback_says_at_once_what_cannot_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = METRA("MlpPolicy", Walk(3, tell=False), **TINY)
+    callback = SkillEvalCallback(Walk(3, tell=False), best_model_save_path=tmp_path)
+    with pytest.raises(ValueError, match=r'eval_env must report info\["coordinates"\] or info\["tasks"\]'):
+        model.learn(8, callback)
+    assert model.num_timesteps == 0
+    model.learn(8, SkillEvalCallback(Walk(3, tell=False), n_skills=2))  # without a best model there is enough to log
+    with pytest.raises(ValueError, match='render_mode="rgb_array" for video_skills, got None'):
+        SkillEvalCallback(Walk(3), video_skills=2)
+    with pytest.raises(ValueError, match="need a log for TensorBoard, got none"):
+        model.learn(8, SkillEvalCallback(Walk(3), figures=True))
+    for module, argument in (("matplotlib", "figures"), ("imageio.v3", "video_skills")):
+        with monkeypatch.context() as context:
+            room = "plotting" if argument == "figures" else "video"
+            context.setitem(sys.modules, module, None)
+            for name in [name for name in sys.modules if name.startswith(f"sb3_metra.evaluation.{room}")]:
+                context.delitem(sys.modules, name)
+            context.delattr(evaluation, room, raising=False)
+            with pytest.raises(ImportError, match=r'pip install "sb3-metra\[plot\]"'):
+                SkillEvalCallback(Walk(3), **{argument: 1})

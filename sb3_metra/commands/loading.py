@@ -19,9 +19,10 @@ def load_model(
     """
     A saved model and the environments to run it in, which the caller closes.
 
-    Statistics of a ``VecNormalize`` that rl_zoo3 left beside the model are used, and stay as they are.
+    Of a run's folder, the model is the one that :func:`find_model` finds. Statistics of a ``VecNormalize`` that rl_zoo3
+    left beside the model are used, and stay as they are.
 
-    :param path: the saved model, a zip file
+    :param path: the saved model, a zip file, or the folder of a run
     :param env_id: id of the environment
     :param n_envs: number of environments
     :param env_kwargs: arguments of the environment
@@ -29,8 +30,7 @@ def load_model(
     :return: the model, and the environments
     :raises ValueError: where there is no such model or environment
     """
-    if not path.is_file():
-        raise ValueError(f"MODEL must be a file, got {str(path)!r}, which does not exist or is a folder.")
+    path = find_model(path)
     env: VecEnv = make_vec_env(registered(env_id), n_envs=n_envs, env_kwargs=env_kwargs)
     try:
         statistics = path.parent / env_id.replace("/", "-") / "vecnormalize.pkl"
@@ -41,6 +41,30 @@ def load_model(
     except BaseException:
         env.close()
         raise
+
+
+def find_model(path: Path) -> Path:
+    """
+    The saved model that a path stands for: the file itself, or of the folder that ``sb3-metra train`` or a script of
+    this repository wrote, ``best_model.zip``, else the newest zip file.
+
+    :param path: a zip file, or a folder
+    :raises ValueError: where there is none
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"MODEL must be a file or a run's folder, got {str(path)!r}, which does not exist.")
+    best = path / "best_model.zip"
+    if best.is_file():
+        return best
+    models = sorted(path.glob("*.zip"), key=lambda file: (file.stat().st_mtime, file.name))
+    if not models:
+        raise ValueError(
+            f"MODEL must be a saved model or a folder that holds one, got {str(path)!r}, which holds no .zip file: "
+            "name the folder of one run, such as logs/metra/sb3_metra-Ant-v0_1."
+        )
+    return models[-1]
 
 
 def registered(env_id: str) -> str:

@@ -1,7 +1,27 @@
-"""Judge a repertoire of skills: rollouts, coverage, pictures, videos, and a callback for training."""
+"""Judge a repertoire of skills: rollouts, coverage, faithfulness, pictures, videos, and a callback for training."""
 
 from sb3_metra.evaluation.callbacks import SkillEvalCallback
-from sb3_metra.evaluation.coverage import policy_state_coverage, state_coverage
-from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
+from sb3_metra.evaluation.coverage import (
+    CoverageTracker,
+    achieved_tasks,
+    policy_state_coverage,
+    state_coverage,
+    task_coverage,
+)
+from sb3_metra.evaluation.metrics import evaluate_skills, skill_metrics, skill_table
+from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills, skills_to_show
 
-__all__ = ["SkillEvalCallback", "SkillTrajectory", "policy_state_coverage", "rollout_skills", "state_coverage"]
+__all__ = [
+    "CoverageTracker",
+    "SkillEvalCallback",
+    "SkillTrajectory",
+    "achieved_tasks",
+    "evaluate_skills",
+    "policy_state_coverage",
+    "rollout_skills",
+    "skill_metrics",
+    "skill_table",
+    "skills_to_show",
+    "state_coverage",
+    "task_coverage",
+]

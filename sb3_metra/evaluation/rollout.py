@@ -9,6 +9,13 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
+from sb3_metra.common.skills import SkillPrior
+
+try:
+    from tqdm import tqdm
+except ImportError:
+    tqdm = None
+
 
 class SkillPredictor(Protocol):
     """SB3's predictor protocol with a skill as the state: every algorithm and policy of this package has it."""
@@ -30,6 +37,8 @@ class SkillTrajectory:
     :param observations: as the policy saw them, T + 1 of them: (T + 1, \\*obs_shape), or a list of dictionaries
     :param frames: pictures of every state but the final one, each (height, width, 3) uint8; empty unless asked for
     :param episode_return: sum of the environment's own rewards
+    :param tasks: whether each of the environment's tasks was achieved at any time in the episode, by name; empty where
+        the environment knows none
     """
 
     skill: np.ndarray
@@ -37,6 +46,7 @@ class SkillTrajectory:
     observations: Any
     frames: list[np.ndarray] = field(default_factory=list)
     episode_return: float = 0.0
+    tasks: dict[str, bool] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.observations) - 1
@@ -50,6 +60,7 @@ def rollout_skills(
     deterministic: bool = True,
     frames: bool = False,
     seed: int | None = None,
+    progress_bar: bool = False,
 ) -> list[SkillTrajectory]:
     """
     Follow each skill for one whole episode.
@@ -59,14 +70,23 @@ def rollout_skills(
     :param skills: (n, skill_dim)
     :param deterministic: take the policy's mode
     :param frames: render every state but the final one, too; the environment needs ``render_mode="rgb_array"``
-    :param seed: seed of the environments' reset; ``None``: as they come
+    :param seed: seed of the environments' reset; ``None``: as they come. What follows the first episodes is drawn from
+        there on, so that another number of environments gives other starts
+    :param progress_bar: show a progress bar, on the standard error; it needs tqdm
     :return: one trajectory for each skill, in order
-    :raises ValueError: where ``skills`` is not a table, or frames are asked of an environment that cannot render
+    :raises ValueError: where ``skills`` is not a table or of another dimension than the model's, or frames are asked of
+        an environment that cannot render
+    :raises ImportError: where a progress bar is asked for and tqdm is missing
     """
     vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     skills = np.asarray(skills, dtype=np.float32)
     if skills.ndim != 2:
         raise ValueError(f"skills must have shape (n, skill_dim), got {skills.shape}")
+    if not len(skills):
+        raise ValueError("skills must hold at least one skill, got none")
+    prior = getattr(model, "skill_prior", None)
+    if prior is not None and skills.shape[1] != prior.dim:
+        raise ValueError(f"skills must have the model's {prior.dim} components, got {skills.shape[1]}")
     if frames and vec_env.render_mode != "rgb_array":
         raise ValueError(f'env must be made with render_mode="rgb_array" for frames, got {vec_env.render_mode!r}')
     normalizer = unwrap_vec_normalize(vec_env)
@@ -75,10 +95,33 @@ def rollout_skills(
     if seed is not None:
         vec_env.seed(seed)
     trajectories: list[SkillTrajectory] = []
-    for start in range(0, len(skills), vec_env.num_envs):
-        chunk = skills[start : start + vec_env.num_envs]
-        trajectories += _rollout_chunk(model, vec_env, chunk, deterministic, frames)
+    with _ProgressBar(len(skills), progress_bar) as bar:
+        for start in range(0, len(skills), vec_env.num_envs):
+            chunk = skills[start : start + vec_env.num_envs]
+            trajectories += _rollout_chunk(model, vec_env, chunk, deterministic, frames)
+            bar.update(len(chunk))
     return trajectories
+
+
+class _ProgressBar:
+    """tqdm's bar over skills, or nothing that looks the same."""
+
+    def __init__(self, total: int, shown: bool) -> None:
+        if shown and tqdm is None:
+            raise ImportError('progress_bar=True needs tqdm: pip install "sb3-metra[progress]"')
+        self.bar = tqdm(total=total, desc="skills", unit="skill", leave=False) if shown else None
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def update(self, n: int) -> None:
+        """Another ``n`` skills are done."""
+        if self.bar is not None:
+            self.bar.update(n)
 
 
 def _rollout_chunk(
@@ -111,6 +154,7 @@ class _Record:
         self.coordinates = [info["coordinates"]] if "coordinates" in info else []
         self.frames: list[np.ndarray] = []
         self.episode_return = 0.0
+        self.tasks: dict[str, bool] = {}
         self.done = False
 
     def add(self, observation: Any, reward: float, info: dict[str, Any], done: bool) -> None:
@@ -118,12 +162,14 @@ class _Record:
         if "coordinates" in info:
             self.coordinates.append(info["coordinates"])
         self.episode_return += reward
+        self.tasks = info.get("tasks", {})
         self.done = done
 
     def trajectory(self, skill: np.ndarray) -> SkillTrajectory:
         observations = self.observations if isinstance(self.observations[0], dict) else np.stack(self.observations)
         coordinates = np.asarray(self.coordinates, dtype=np.float64)
-        return SkillTrajectory(skill, coordinates, observations, self.frames, self.episode_return)
+        tasks = {name: bool(achieved) for name, achieved in self.tasks.items()}
+        return SkillTrajectory(skill, coordinates, observations, self.frames, self.episode_return, tasks)
 
 
 def _keep_frames(env: VecEnv, records: list[_Record]) -> None:
@@ -140,3 +186,25 @@ def _single(observation: Any, index: int) -> Any:
     if isinstance(observation, dict):
         return {key: value[index].copy() for key, value in observation.items()}
     return observation[index].copy()
+
+
+def skills_to_show(prior: SkillPrior, n: int) -> np.ndarray:
+    """
+    Skills that show a repertoire best, with no draw: discrete ones in order, directions evenly around the circle of
+    the first two components, from the first axis on; with one component, negative and positive ones in turn.
+
+    :param prior: p(z)
+    :param n: number of skills, at least 1; of finitely many skills there are no more than there are
+    :return: (n, skill_dim), float32
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if prior.discrete:
+        return prior.evaluation_skills(min(n, prior.dim))
+    directions = np.zeros((n, prior.dim))
+    if prior.dim == 1:
+        directions[:, 0] = np.where(np.arange(n) % 2, 1.0, -1.0)
+        return prior.toward(directions[:2])
+    angles = 2 * np.pi * np.arange(n) / n
+    directions[:, 0], directions[:, 1] = np.cos(angles), np.sin(angles)
+    return prior.toward(directions)

@@ -1,0 +1,174 @@
+"""All metrics of a repertoire of skills at once, as one dictionary, and a table with a row for each skill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_metra.common.skills import SkillPrior
+from sb3_metra.evaluation.coverage import achieved_tasks, cells, state_coverage
+from sb3_metra.evaluation.faithfulness import (
+    Encoder,
+    constraint_violation,
+    encode_trajectories,
+    path_cosine,
+    temporal_correlation,
+)
+from sb3_metra.evaluation.rollout import SkillPredictor, SkillTrajectory, rollout_skills
+
+
+def evaluate_skills(
+    model: SkillPredictor,
+    env: VecEnv | gym.Env,
+    n_skills: int = 48,
+    seed: int | None = 0,
+    *,
+    phi: bool = True,
+    progress_bar: bool = False,
+    **kwargs: Any,
+) -> dict[str, float]:
+    """
+    Roll out skills, one deterministic episode each, and measure all that the environment and the model allow.
+
+    :param model: an algorithm with a ``skill_prior``; phi is measured where it has ``encode``
+    :param env: an environment, or a vectorised one
+    :param n_skills: number of skills, drawn from p(z) or spread evenly where they are discrete
+    :param seed: of the skills and of the environments' resets; ``None`` for another at every call
+    :param phi: measure phi, too
+    :param progress_bar: show a progress bar
+    :param kwargs: for :func:`skill_metrics`: ``cell_size``, ``columns``, ``constraint_norm``
+    :return: metrics by name, see :func:`skill_metrics`
+    """
+    prior: SkillPrior = model.skill_prior  # type: ignore[attr-defined]
+    skills = prior.evaluation_skills(n_skills, np.random.default_rng(seed))
+    trajectories = rollout_skills(model, env, skills, seed=seed, progress_bar=progress_bar)
+    return skill_metrics(trajectories, prior, getattr(model, "encode", None) if phi else None, **kwargs)
+
+
+def skill_metrics(
+    trajectories: Sequence[SkillTrajectory],
+    prior: SkillPrior | None = None,
+    encode: Encoder | None = None,
+    *,
+    cell_size: float | Sequence[float] = 1.0,
+    columns: Sequence[int] | None = None,
+    constraint_norm: Literal["sum", "mean"] = "sum",
+) -> dict[str, float]:
+    """
+    Metrics of a repertoire, by name.
+
+    With ``info["coordinates"]``: ``policy_state_coverage``, ``distance`` and ``distance_max``. With ``info["tasks"]``:
+    ``task_coverage``. With ``encode``: ``phi_violation`` and ``phi_temporal_correlation``, and with ``prior``, too,
+    ``phi_cosine``. Always: ``episode_return`` and ``episode_length``, means. The documentation defines each.
+
+    :param trajectories: what :func:`~sb3_metra.evaluation.rollout_skills` returns
+    :param prior: p(z), an algorithm's ``skill_prior``
+    :param encode: phi, an algorithm's ``encode``
+    :param cell_size: edge of a cell in the environment's unit, or one for each column
+    :param columns: which coordinates to use for coverage and distance, by number; ``None``: all
+    :param constraint_norm: as METRA's argument
+    """
+    if not trajectories:
+        raise ValueError("trajectories must hold at least one, got none")
+    metrics: dict[str, float] = {}
+    if has_coordinates(trajectories):
+        metrics["policy_state_coverage"] = state_coverage((t.coordinates for t in trajectories), cell_size, columns)
+        distances = [np.linalg.norm(np.subtract(*_places(t, columns)[[-1, 0]])) for t in trajectories]
+        metrics |= {"distance": float(np.mean(distances)), "distance_max": float(np.max(distances))}
+    if trajectories[0].tasks:
+        metrics["task_coverage"] = len(achieved_tasks(trajectories))
+    if encode is not None:
+        paths = encode_trajectories(trajectories, encode)
+        if prior is not None:
+            metrics["phi_cosine"] = float(path_cosine(paths, [t.skill for t in trajectories], prior).mean())
+        metrics["phi_violation"] = constraint_violation(paths, constraint_norm)
+        metrics["phi_temporal_correlation"] = temporal_correlation(paths)
+    metrics["episode_return"] = float(np.mean([t.episode_return for t in trajectories]))
+    metrics["episode_length"] = float(np.mean([len(t) for t in trajectories]))
+    return metrics
+
+
+def skill_table(
+    trajectories: Sequence[SkillTrajectory],
+    prior: SkillPrior | None = None,
+    encode: Encoder | None = None,
+    cell_size: float | Sequence[float] = 1.0,
+    columns: Sequence[int] | None = None,
+) -> list[dict[str, Any]]:
+    """
+    What each skill did, one row each, ready for JSON or for pandas.
+
+    Every row has ``skill``, ``episode_length`` and ``episode_return``. With coordinates: ``distance`` between the first
+    place and the last, ``distance_max`` from the first place at any time, ``path_length``, ``straightness``, which is
+    distance over path length (0 for a skill that never moves), and ``cells``. With tasks: ``tasks``, the names of those
+    achieved. With ``prior`` and ``encode``: ``phi_cosine``.
+
+    :param trajectories: what :func:`~sb3_metra.evaluation.rollout_skills` returns
+    :param prior: p(z)
+    :param encode: phi
+    :param cell_size: edge of a cell in the environment's unit, or one for each column
+    :param columns: which coordinates to use, by number; ``None``: all
+    """
+    placed = has_coordinates(trajectories)
+    rows: list[dict[str, Any]] = []
+    for trajectory in trajectories:
+        row: dict[str, Any] = {
+            "skill": [float(component) for component in trajectory.skill],
+            "episode_length": len(trajectory),
+            "episode_return": trajectory.episode_return,
+        }
+        if placed:
+            row |= _path_statistics(_places(trajectory, columns))
+            row["cells"] = len(np.unique(cells(trajectory.coordinates, cell_size, columns), axis=0))
+        if trajectory.tasks:
+            row["tasks"] = [name for name, achieved in trajectory.tasks.items() if achieved]
+        rows.append(row)
+    if prior is not None and encode is not None and trajectories:
+        paths = encode_trajectories(trajectories, encode)
+        for row, cosine in zip(rows, path_cosine(paths, [t.skill for t in trajectories], prior), strict=True):
+            row["phi_cosine"] = float(cosine)
+    return rows
+
+
+def has_coordinates(trajectories: Sequence[SkillTrajectory]) -> bool:
+    """Whether the environment reports ``info["coordinates"]``, at resets and steps."""
+    return all(t.coordinates.ndim == 2 and len(t.coordinates) == len(t) + 1 for t in trajectories)
+
+
+def headline(metrics: dict[str, float]) -> str | None:
+    """
+    Which metric a repertoire is judged by, and the best model kept by: ``policy_state_coverage``, ``task_coverage``
+    where there are tasks and no coordinates, ``None`` where there is neither.
+
+    :param metrics: what :func:`skill_metrics` returns
+    """
+    return next((name for name in ("policy_state_coverage", "task_coverage") if name in metrics), None)
+
+
+def judged_by(model: SkillPredictor, env: VecEnv | gym.Env) -> str | None:
+    """
+    Which metric an environment lets a repertoire be judged by, from one episode of one skill; see :func:`headline`.
+
+    :param model: an algorithm with a ``skill_prior``
+    :param env: an environment, or a vectorised one
+    """
+    return headline(evaluate_skills(model, env, n_skills=1, phi=False))
+
+
+def _places(trajectory: SkillTrajectory, columns: Sequence[int] | None) -> np.ndarray:
+    return trajectory.coordinates if columns is None else trajectory.coordinates[:, list(columns)]
+
+
+def _path_statistics(places: np.ndarray) -> dict[str, float]:
+    from_start = np.linalg.norm(places - places[0], axis=1)
+    length = float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum())
+    return {
+        "distance": float(from_start[-1]),
+        "distance_max": float(from_start.max()),
+        "path_length": length,
+        "straightness": float(from_start[-1]) / length if length > 0 else 0.0,
+    }

@@ -1,0 +1,119 @@
+"""What a run leaves behind: SB3's progress.csv, rl_zoo3's evaluations.npz, and what ``sb3-metra evaluate`` writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+#: Files that hold the log of a run, in the order in which a folder is searched for them.
+LOG_FILES = ("progress.csv", "evaluations.npz", "evaluation.json")
+
+
+def find_log(path: str | Path) -> Path:
+    """
+    The file that holds a run's log.
+
+    :param path: the file, or the run's folder
+    :raises ValueError: where there is none
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    for name in LOG_FILES:
+        if (path / name).is_file():
+            return path / name
+    what = "holds neither" if path.is_dir() else "does not exist"
+    raise ValueError(
+        f"RUN must be a file, or a folder with one of {', '.join(LOG_FILES)}, got {str(path)!r}, which {what}: "
+        "SB3 writes progress.csv with `configure(folder, ['csv'])`, and `sb3-metra train` writes evaluations.npz"
+    )
+
+
+def read_log(path: str | Path) -> dict[str, np.ndarray]:
+    """
+    The columns of a run's log, by name.
+
+    Of evaluations.npz, ``time/total_timesteps`` and ``eval/policy_state_coverage``, in the place of which rl_zoo3 keeps
+    the reward. Of an evaluation of a saved model, one row, with its steps where they are known.
+
+    :param path: a CSV file, evaluations.npz, an evaluation's JSON, or a folder that holds one
+    :return: each (n,), float64, NaN where nothing was logged
+    :raises ValueError: where there is no such file, or it cannot be read
+    """
+    path = find_log(path)
+    readers = {".csv": _read_csv, ".npz": _read_npz, ".json": _read_json}
+    if path.suffix not in readers:
+        raise ValueError(f"a log must be a .csv, .npz or .json file, got {path.name!r}")
+    try:
+        log = readers[path.suffix](path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a run's log ({type(error).__name__}: {error})") from error
+    if not log or not len(next(iter(log.values()))):
+        raise ValueError(f"{path} must hold at least one line of the log, got none")
+    return log
+
+
+def column(log: dict[str, np.ndarray], name: str) -> str:
+    """
+    A column's full name, from the name or from what follows its last slash; ``steps`` are ``time/total_timesteps``.
+
+    :param log: what :func:`read_log` returns
+    :param name: for example ``"eval/policy_state_coverage"`` or ``"policy_state_coverage"``
+    :raises ValueError: where there is no such column, or several
+    """
+    if name in log:
+        return name
+    wanted = {name.rpartition("/")[2]}
+    if "total_timesteps" in wanted:
+        wanted.add("steps")
+    found = [key for key in log if key.rpartition("/")[2] in wanted]
+    if len(found) != 1:
+        raise ValueError(f"the log must have one column {name!r}, got {', '.join(sorted(found or log))}")
+    return found[0]
+
+
+def curve(log: dict[str, np.ndarray], metric: str, x: str = "time/total_timesteps") -> tuple[np.ndarray, np.ndarray]:
+    """
+    A metric over the steps of training, without the lines that do not hold it.
+
+    :param log: what :func:`read_log` returns
+    :param metric: name of a column, see :func:`column`
+    :param x: the column it is drawn over
+    :return: x and y, each (n,)
+    """
+    xs, ys = log[column(log, x)], log[column(log, metric)]
+    kept = np.isfinite(xs) & np.isfinite(ys)
+    if not kept.any():
+        raise ValueError(f"the log must hold a value of {metric!r} at least once, got none")
+    return xs[kept], ys[kept]
+
+
+def _read_csv(path: Path) -> dict[str, np.ndarray]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in (rows[0] if rows else {}) if name is not None]
+    return {name: np.array([_number(row[name]) for row in rows]) for name in names}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text else float("nan")
+    except ValueError:
+        return float("nan")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        steps, results = file["timesteps"].astype(np.float64), file["results"].astype(np.float64)
+    return {"time/total_timesteps": steps, "eval/policy_state_coverage": results.mean(axis=1)}
+
+
+def _read_json(path: Path) -> dict[str, np.ndarray]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+    steps = numbers.pop("num_timesteps", None)
+    log = {f"eval/{key}": np.array([float(value)]) for key, value in numbers.items()}
+    return log if steps is None else {"time/total_timesteps": np.array([float(steps)]), **log}
