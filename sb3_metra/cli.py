@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "rl_zoo3's train with METRA, the shipped settings and coverage: train --env sb3_metra/Ant-v0 --progress",
     "enjoy": "rl_zoo3's enjoy: watch what train left behind",
     "evaluate": "measure the policy state coverage of a saved model and print it as JSON",
+    "report": "write a web page on which the skills of a saved model can be explored",
 }
 """Every command, the name of a module in ``sb3_metra.commands``, and what it does."""
 
