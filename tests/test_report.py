@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA, headless
@@ -96,6 +96,17 @@ def test_several_environments_record_every_skill_in_order(tmp_path: Path) -> Non
     data = data_of(write_report(Follow(SpherePrior(2)), env, tmp_path / "page.html", n_skills=4).path)
     ends = [skill["end"] for skill in data["skills"]]
     np.testing.assert_allclose(ends, [[10, 0], [0, 10], [-10, 0], [0, -10]], atol=1e-3)
+
+
+def test_normalised_observations_reach_phi_as_the_policy_sees_them(tmp_path: Path) -> None:
+    env = VecNormalize(DummyVecEnv([lambda: point(render=True)]), training=False, norm_reward=False)
+    env.obs_rms.mean, env.obs_rms.var = np.array([1.0, 0.0]), np.full(2, 4.0)
+    data = data_of(write_report(Follow(SpherePrior(2)), env, tmp_path / "page.html", n_skills=4).path)
+    right = data["skills"][0]
+    assert right["end"] == pytest.approx([10.0, 0.0], abs=1e-3)
+    assert [right["phi"][0][0], right["phi"][0][-1]] == pytest.approx([-1.0, 9.0], abs=1e-3)  # 2 (x - 1) / 2
+    assert right["film"]["count"] == 100
+    assert data["fps"] == 20
 
 
 def test_without_coordinates_phi_is_drawn_and_a_note_says_so(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def write_report(
         "algorithm": type(model).__name__,
         "steps": getattr(model, "num_timesteps", None),
         "date": datetime.date.today().isoformat(),
-        "fps": (vec_env.metadata or {}).get("render_fps"),
+        "fps": vec_env.get_attr("metadata")[0].get("render_fps"),
         **gather(prior, recorded, seen, films, unit),
         "curves": describe_curves(curves or {}),
         "settings": describe_settings(model),
