@@ -13,6 +13,7 @@ COMMANDS = {
     "enjoy": "rl_zoo3's enjoy: watch what train left behind",
     "evaluate": "measure a saved model's skills, print JSON, and draw and film them: evaluate RUN --env ID --out DIR",
     "compare": "draw several runs or methods together, with intervals over seeds: compare metra=runs/a lsd=runs/b",
+    "report": "write a web page on which the skills of a saved model can be explored",
 }
 """Every command, the name of a module in ``sb3_metra.commands``, and what it does."""
 

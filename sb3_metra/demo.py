@@ -1,9 +1,6 @@
 """The demonstration: train METRA for a few minutes, show what its skills do, and say it in words and numbers."""
 
-import ctypes
 import json
-import os
-import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -15,12 +12,17 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, tqdm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 
 import sb3_metra.envs
 from sb3_metra.evaluation.coverage import state_coverage
 from sb3_metra.evaluation.plotting import plot_trajectories
+from sb3_metra.evaluation.report import write_report
+from sb3_metra.evaluation.report_page.curves import read_curves
+from sb3_metra.evaluation.report_page.recording import RENDERING_HELP
 from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
 from sb3_metra.evaluation.video import film_skills
+from sb3_metra.headless import choose_renderer, draw_for_films, drawing_kwargs, follow_body, leave_out_shadows
 from sb3_metra.hyperparams import load_settings
 from sb3_metra.metra import METRA
 
@@ -28,12 +30,8 @@ N_SKILLS = 48
 """Skills that are measured and drawn, as many as in the paper."""
 
 _SECONDS_AFTER_TRAINING = 35.0  # kept free for measuring, drawing and filming; of a short run, half the time
+_N_EXPLORED = 8  # skills to record for the page, at most: one for each direction of the compass
 _METRES = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0")
-_GL_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
-RENDERING_HELP = (
-    "on Debian or Ubuntu, `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0` lets MuJoCo draw without "
-    "a screen"
-)
 
 
 class Deadline(BaseCallback):
@@ -112,8 +110,8 @@ def run_demo(
     """
     Train with the shipped settings on one thread, until they are through or the time is over, and show the skills.
 
-    Writes ``model.zip``, ``skills.png``, ``result.json`` and, where the environment can be drawn, ``skills.mp4``, or
-    ``skills.gif`` where no encoder for MP4 is installed.
+    Writes ``model.zip``, ``progress.csv``, ``skills.png``, ``skills.html``, ``result.json`` and, where the environment
+    can be drawn, ``skills.mp4``, or ``skills.gif`` where no encoder for MP4 is installed.
 
     :param env_id: id of an environment with ``info["coordinates"]``
     :param seed: seed of everything
@@ -132,7 +130,8 @@ def run_demo(
     threads = th.get_num_threads()
     th.set_num_threads(1)  # networks are small: a second thread would only get in the way
     try:
-        model, seconds = _train(env_id, seed, started + budget - min(_SECONDS_AFTER_TRAINING, budget / 2))
+        end = started + budget - min(_SECONDS_AFTER_TRAINING, budget / 2)
+        model, seconds = _train(env_id, seed, end, out)
         model.save(out / "model")
         trajectories = _measure(model, env_id, seed)
         displacements = np.stack([t.coordinates[-1] - t.coordinates[0] for t in trajectories])
@@ -142,19 +141,21 @@ def run_demo(
         title = f"{env_id}: {len(trajectories)} skills after {result.timesteps} steps"
         plot_trajectories(trajectories, path=out / "skills.png", title=title)
         _film(model, env_id, seed, _choose_skills(trajectories), out / "skills")
+        _explore(model, env_id, seed, trajectories, out)
     finally:
         th.set_num_threads(threads)
     print(f"\n{result.describe()}\n\n{_how_to_see_more(env_id, out)}")
     return result
 
 
-def _train(env_id: str, seed: int, end: float) -> tuple[METRA, float]:
+def _train(env_id: str, seed: int, end: float, out: Path) -> tuple[METRA, float]:
     """
     Train with the shipped settings.
 
     :param env_id: id of the environment
     :param seed: seed of everything
     :param end: when to stop at the latest, on the clock of ``time.monotonic``
+    :param out: folder for ``progress.csv``
     :return: the model, and the seconds it took
     """
     settings = load_settings(env_id)
@@ -163,6 +164,7 @@ def _train(env_id: str, seed: int, end: float) -> tuple[METRA, float]:
     started = time.monotonic()
     try:
         model = METRA(env=env, seed=seed, device="cpu", **settings)
+        model.set_logger(configure(str(out), ["csv"]))
         if tqdm is None:
             print('No progress bar: it needs `pip install "sb3-metra[progress]"`.')
         model.learn(timesteps, callback=Deadline(end), progress_bar=tqdm is not None)
@@ -208,9 +210,10 @@ def _film(model: METRA, env_id: str, seed: int, skills: np.ndarray, path: Path) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of GLFW, whose last word is the error
-            env = gym.make(env_id, **film_arguments(env_id))
+            env = gym.make(env_id, **drawing_kwargs(env_id, 320, 240))
             try:
                 leave_out_shadows(env)
+                follow_body(env)
                 trajectories = rollout_skills(model, env, skills, frames=True, seed=seed)
             finally:
                 env.close()
@@ -225,38 +228,36 @@ def _film(model: METRA, env_id: str, seed: int, skills: np.ndarray, path: Path) 
         film_skills(trajectories, path.with_suffix(".gif"), fps)
 
 
-def film_arguments(env_id: str) -> dict[str, Any]:
+def _explore(model: METRA, env_id: str, seed: int, trajectories: list[SkillTrajectory], out: Path) -> None:
     """
-    How an environment is made for filming: small, and with a camera that follows the body, which Gymnasium's default
-    camera does not.
+    Write the page on which the skills can be explored, and say in a sentence each what it lacks.
 
+    :param model: the trained model
     :param env_id: id of the environment
+    :param seed: seed of the episodes
+    :param trajectories: of the skills that were measured
+    :param out: folder to write to
     """
-    arguments: dict[str, Any] = {"render_mode": "rgb_array"}
-    if env_id in sb3_metra.envs.MAX_EPISODE_STEPS:
-        arguments |= {"width": 320, "height": 240}
-    return arguments | {"camera_name": "track"} if env_id in _METRES else arguments
-
-
-def leave_out_shadows(env: gym.Env) -> None:
-    """Shadows and mirror images are six sevenths of the time that MuJoCo takes for a picture on a CPU."""
-    model = getattr(env.unwrapped, "model", None)
-    if model is not None:
-        model.light_castshadow[:] = 0
-        model.mat_reflectance[:] = 0
-
-
-def choose_renderer() -> None:
-    """Where MuJoCo has no screen to draw on and was not told what to use instead, name a library that is installed."""
-    if not sys.platform.startswith("linux") or {"MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        return
-    for backend, library in _GL_LIBRARIES.items():
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            continue
-        os.environ["MUJOCO_GL"] = backend
-        return
+    env = make_vec_env(env_id, n_envs=1, env_kwargs=drawing_kwargs(env_id))
+    try:
+        for inner in env.envs:  # type: ignore[attr-defined]
+            draw_for_films(inner)
+            follow_body(inner)
+        report = write_report(
+            model,
+            env,
+            out / "skills.html",
+            n_skills=_N_EXPLORED,
+            measured=trajectories,
+            seed=seed,
+            curves=read_curves(out),
+            about={"command": f"sb3-metra demo --env {env_id} --seed {seed}"},
+            unit="m" if env_id in _METRES else "",
+        )
+    finally:
+        env.close()
+    for note in report.notes:
+        print(note)
 
 
 def _how_to_see_more(env_id: str, out: Path) -> str:
@@ -266,6 +267,7 @@ def _how_to_see_more(env_id: str, out: Path) -> str:
     return f"""\
 Written:
 {files}
+Explore the skills: open {out / "skills.html"} in a browser.
 See more:
   sb3-metra evaluate {out / "model.zip"} --env {env_id} --seed 1
   sb3-metra demo --env {other}

@@ -53,8 +53,9 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.hyperparams": set(),
     "sb3_metra.downstream*": {"sb3_metra.downstream*", "sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.zoo": PROGRAMS,
-    "sb3_metra.demo": PROGRAMS,
-    "sb3_metra.commands*": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.commands*"},
+    "sb3_metra.headless": {"sb3_metra.envs"},
+    "sb3_metra.demo": PROGRAMS | {"sb3_metra.headless"},
+    "sb3_metra.commands*": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"},
     "sb3_metra.cli": {"sb3_metra", "sb3_metra.commands*"},
 }
 
@@ -65,6 +66,7 @@ ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "imageio": {"sb3_metra.evaluation.video"},
     "PIL": {"sb3_metra.evaluation.video"},
     "imageio_ffmpeg": {"sb3_metra.evaluation.video"},
+    "PIL": {"sb3_metra.evaluation.report_page.film"},
     "moviepy": {"sb3_metra.evaluation.video"},
     "cv2": {"sb3_metra.evaluation.video"},
     "rl_zoo3": {"sb3_metra.zoo"},

@@ -13,7 +13,7 @@ import yaml
 from stable_baselines3 import SAC
 
 import sb3_metra
-from sb3_metra import METRA, demo
+from sb3_metra import METRA, demo, headless
 from sb3_metra.cli import main
 from sb3_metra.commands.loading import parse_keyword_arguments
 from sb3_metra.envs.point import PointMassEnv
@@ -241,7 +241,7 @@ def test_traceback_shows_where_an_error_came_from(tmp_path: Path) -> None:
         main(["--traceback", "evaluate", str(tmp_path / "missing.zip"), "--env", POINT])
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "enjoy", "evaluate", "compare"])
+@pytest.mark.parametrize("command", ["demo", "train", "enjoy", "evaluate", "compare", "report"])
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -277,12 +277,13 @@ def test_demo_leaves_a_model_a_picture_a_video_and_numbers(
     out = tmp_path / "out"
     assert main(["demo", "--env", POINT, "--minutes", "0.05", "--out", str(out), "--seed", "3"]) == 0
     printed = capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} >= {"model.zip", "skills.png", "result.json"}
+    assert {path.name for path in out.iterdir()} >= {"model.zip", "skills.png", "result.json", "skills.html"}
     assert any(path.stat().st_size > 1000 for path in out.glob("skills.[mg][pi][4f]"))
     result = json.loads((out / "result.json").read_text())
     assert f"8 skills visit {result['policy_state_coverage']} cells" in printed
     assert f"{result['timesteps']} steps" in printed
     assert "sb3-metra train --env sb3_metra/Ant-v0" in printed
+    assert f"open {out / 'skills.html'} in a browser" in printed
     assert 0 < result["training_seconds"] < 15
     # evaluate, with the same seed, measures what the demonstration measured
     assert main(["evaluate", str(out / "model.zip"), "--env", POINT, "--seed", "3", "--n-skills", "8"]) == 0
@@ -345,11 +346,11 @@ def test_demo_chooses_a_renderer_that_is_installed(
         if name not in libraries:
             raise OSError(name)
 
-    monkeypatch.setattr(demo.sys, "platform", "linux")
-    monkeypatch.setattr(demo.os, "environ", dict(environ))
-    monkeypatch.setattr(demo.ctypes, "CDLL", load)
-    demo.choose_renderer()
-    assert demo.os.environ.get("MUJOCO_GL") == expected
+    monkeypatch.setattr(headless.sys, "platform", "linux")
+    monkeypatch.setattr(headless.os, "environ", dict(environ))
+    monkeypatch.setattr(headless.ctypes, "CDLL", load)
+    headless.choose_renderer()
+    assert headless.os.environ.get("MUJOCO_GL") == expected
 
 
 def test_demo_says_in_a_sentence_why_there_is_no_video(
@@ -386,7 +387,8 @@ def test_demo_writes_a_gif_where_no_encoder_is(tmp_path: Path, monkeypatch: pyte
 def test_demo_films_a_body_that_runs_away() -> None:
     """The body's colours, more red than blue, fill as much of the picture 40 m away as at the start."""
     pytest.importorskip("mujoco")
-    env = gym.make("sb3_metra/HalfCheetah-v0", **demo.film_arguments("sb3_metra/HalfCheetah-v0"))
+    env = gym.make("sb3_metra/HalfCheetah-v0", **headless.drawing_kwargs("sb3_metra/HalfCheetah-v0", 320, 240))
+    headless.follow_body(env)
     env.reset(seed=0)
     counts = []
     for x in (0.0, 40.0):

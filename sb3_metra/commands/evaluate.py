@@ -17,7 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments, registered
 from sb3_metra.evaluation.coverage import achieved_tasks
 from sb3_metra.evaluation.metrics import has_coordinates, headline, skill_metrics, skill_table
+from sb3_metra.evaluation.report_page.recording import RENDERING_HELP
 from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills, skills_to_show
+from sb3_metra.headless import choose_renderer, drawing_kwargs, follow_body, leave_out_shadows
 from sb3_metra.metra import METRA
 
 
@@ -220,16 +222,16 @@ def film(evaluation: Evaluation, n_skills: int, out: Path) -> Path:
     :param out: folder to write ``skills.mp4`` to
     :return: the file
     """
-    from sb3_metra.demo import RENDERING_HELP, choose_renderer, film_arguments, leave_out_shadows
     from sb3_metra.evaluation.video import film_skills
 
     choose_renderer()
     result = evaluation.result
-    env_kwargs = film_arguments(result["env"]) | result["env_kwargs"]
+    env_kwargs = drawing_kwargs(result["env"], 320, 240) | result["env_kwargs"]
     model, env = load_model(Path(result["model"]), result["env"], env_kwargs=env_kwargs)
     try:
         for single in env.unwrapped.envs:  # type: ignore[attr-defined]
             leave_out_shadows(single)
+            follow_body(single)
         skills = skills_to_show(model.skill_prior, n_skills)
         trajectories = rollout_skills(model, env, skills, frames=True, seed=0)
     except (ImportError, ValueError):

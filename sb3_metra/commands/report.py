@@ -1,0 +1,134 @@
+"""``sb3-metra report``: the skill explorer, one web page about a saved model."""
+
+import argparse
+import shlex
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments, registered
+from sb3_metra.envs import MAX_EPISODE_STEPS
+from sb3_metra.evaluation.report import Report, write_report
+from sb3_metra.evaluation.report_page.curves import read_curves
+from sb3_metra.headless import choose_renderer, draw_for_films, drawing_kwargs, follow_body
+
+_METRES = [env_id for env_id in MAX_EPISODE_STEPS if "Point" not in env_id]
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command on the words after its name."""
+    parser = argparse.ArgumentParser(
+        prog="sb3-metra report", description="Write a web page on which the skills of a saved model can be explored."
+    )
+    parser.add_argument("model", type=Path, metavar="RUN_OR_MODEL", help="a run's folder, or a saved model, a zip file")
+    parser.add_argument("--env", required=True, metavar="ID", help="environment")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: skills.html beside the model)")
+    parser.add_argument("--n-skills", type=int, metavar="N", help="skills to record (default: by the kind of skills)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of skills and environment (default: %(default)s)")
+    parser.add_argument("--no-video", action="store_true", help="do not draw the environment")
+    parser.add_argument(
+        "--max-megabytes",
+        type=float,
+        default=15.0,
+        metavar="MB",
+        help="largest size of the page (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python"
+    )
+    parser.add_argument("--device", default="auto", help="PyTorch device (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.n_skills is not None and options.n_skills < 1:
+        raise ValueError(f"--n-skills must be at least 1, got {options.n_skills}.")
+    if not options.max_megabytes > 0:
+        raise ValueError(f"--max-megabytes must be greater than 0, got {options.max_megabytes}.")
+    command = shlex.join(["sb3-metra", "report", *arguments])
+    report = report_model(
+        options.model,
+        options.env,
+        options.out,
+        n_skills=options.n_skills,
+        seed=options.seed,
+        video=not options.no_video,
+        max_megabytes=options.max_megabytes,
+        env_kwargs=parse_keyword_arguments(options.env_kwargs),
+        device=options.device,
+        command=command,
+    )
+    for note in report.notes:
+        print(note, file=sys.stderr)
+    print(f"{report.path} ({report.size / 1e6:.1f} MB): open it in any browser.")
+
+
+def report_model(
+    path: Path,
+    env_id: str,
+    out: Path | None = None,
+    *,
+    n_skills: int | None = None,
+    seed: int = 0,
+    video: bool = True,
+    max_megabytes: float = 15.0,
+    env_kwargs: dict[str, Any] | None = None,
+    device: str = "auto",
+    command: str = "",
+) -> Report:
+    """
+    Write the skill explorer of a saved model.
+
+    :param path: the saved model, or a run's folder
+    :param env_id: id of the environment
+    :param out: the page; ``None``: ``skills.html`` beside the model
+    :param n_skills: number of skills to record; ``None``: by the kind of skills
+    :param seed: seed of skills and environment
+    :param video: film the skills, where the environment can be drawn
+    :param max_megabytes: largest size of the page
+    :param env_kwargs: arguments of the environment
+    :param device: PyTorch device
+    :param command: what to name as the command on the page
+    :return: what was written
+    """
+    choose_renderer()
+    path = find_model(path)
+    env_kwargs = env_kwargs or {}
+    drawing = drawing_kwargs(registered(env_id)) if video else {}
+    model, env = load_model(path, env_id, env_kwargs={**drawing, **env_kwargs}, device=device)
+    try:
+        for inner in getattr(env.unwrapped, "envs", []):
+            draw_for_films(inner)
+            follow_body(inner)
+        about = {"environment's arguments": env_kwargs, "model": str(path), "command": command}
+        return write_report(
+            model,
+            env,
+            path.parent / "skills.html" if out is None else out,
+            n_skills=n_skills,
+            seed=seed,
+            curves=read_curves(path.parent),
+            about={name: value for name, value in about.items() if value},
+            trained_with=saved_versions(path),
+            unit="m" if env_id in _METRES else "",
+            film=video,
+            max_megabytes=max_megabytes,
+            progress_bar=True,
+        )
+    finally:
+        env.close()
+
+
+def saved_versions(path: Path) -> dict[str, str]:
+    """
+    Versions of the packages that wrote a model, of which SB3 keeps a list.
+
+    :param path: the saved model
+    :return: by name, as on the package index
+    """
+    names = {"Python": "Python", "Stable-Baselines3": "stable-baselines3", "PyTorch": "torch", "Numpy": "numpy"}
+    names["Gymnasium"] = "gymnasium"
+    with zipfile.ZipFile(path) as archive:
+        if "system_info.txt" not in archive.namelist():
+            return {}
+        lines = archive.read("system_info.txt").decode("utf-8", errors="replace").splitlines()
+    entries = (line.removeprefix("- ").partition(": ") for line in lines)
+    return {names[name]: value.strip() for name, _, value in entries if name in names}
