@@ -5,7 +5,6 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +13,6 @@ from stable_baselines3.common.callbacks import BaseCallback, tqdm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
-import sb3_metra.envs
 from sb3_metra.evaluation.coverage import state_coverage
 from sb3_metra.evaluation.plotting import plot_trajectories
 from sb3_metra.evaluation.report import write_report

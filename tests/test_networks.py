@@ -39,6 +39,15 @@ def test_the_encoder_is_four_convolutions_with_elu() -> None:
     assert encoder.features_dim == 8 * 2 * 4
 
 
+def test_images_may_be_standardised() -> None:
+    images = th.rand(2, 3, 64, 64)
+    plain, standard = PixelEncoder(IMAGE, depth=1), PixelEncoder(IMAGE, depth=1, mean=0.5, std=0.1)
+    standard.load_state_dict(plain.state_dict())
+    assert th.equal(standard(images), plain((images - 0.5) / 0.1))
+    with pytest.raises(ValueError, match="std must be greater than 0, got 0"):
+        PixelEncoder(IMAGE, std=0.0)
+
+
 @pytest.mark.parametrize(("shape", "features"), [((1, 46, 46), 8), ((3, 84, 64), 8 * 3 * 2), ((3, 94, 46), 8 * 4)])
 def test_features_of_other_sizes(shape: tuple[int, ...], features: int) -> None:
     encoder = PixelEncoder(spaces.Box(0, 255, shape, np.uint8), depth=1)

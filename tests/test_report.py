@@ -16,7 +16,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA, headless
 from sb3_metra.cli import main
-from sb3_metra.commands import report as command
 from sb3_metra.common.skills import GaussianPrior, OneHotPrior, SkillPrior, SpherePrior
 from sb3_metra.evaluation import policy_state_coverage
 from sb3_metra.evaluation.report import describe_settings, write_report
@@ -391,7 +390,6 @@ def test_command_tells_errors_in_a_sentence(run: Path, tmp_path: Path, capsys: p
     (tmp_path / "b.zip").touch()
     (tmp_path / "empty").mkdir()
     for arguments, message in [
-        ([str(tmp_path / "empty"), "--env", POINT], "holds none"),
         ([str(tmp_path / "empty"), "--env", POINT], "which holds no .zip file"),
         ([str(tmp_path / "none.zip"), "--env", POINT], "MODEL must be a file"),
         ([str(run), "--env", "sb3_metra/Nowhere-v0"], "--env must be the id of a registered environment"),

@@ -25,6 +25,8 @@ class PixelEncoder(BaseFeaturesExtractor):
     :param depth: channels of the first convolution; each further one has twice as many
     :param normalized_image: accept float images that are scaled already, as SB3's own extractors do
     :param channels_last: keep channels last in memory, for which convolutions are faster but round otherwise
+    :param mean: subtracted from images, which lie in [0, 1] by then
+    :param std: what they are divided by afterwards; the paper standardises states by constants, and images not at all
     :raises ValueError: where the space holds no such image
     """
 
@@ -34,6 +36,8 @@ class PixelEncoder(BaseFeaturesExtractor):
         depth: int = 48,
         normalized_image: bool = False,
         channels_last: bool = True,
+        mean: float = 0.0,
+        std: float = 1.0,
     ) -> None:
         if not is_image_space(observation_space, check_channels=False, normalized_image=normalized_image):
             raise ValueError(
@@ -43,6 +47,8 @@ class PixelEncoder(BaseFeaturesExtractor):
         assert observation_space.shape is not None
         channels, height, width = observation_space.shape
         height_out, width_out = _size_after_convolutions(height), _size_after_convolutions(width)
+        if not std > 0:
+            raise ValueError(f"std must be greater than 0, got {std!r}")
         if min(height_out, width_out) < 1:
             raise ValueError(f"observation must be an image of at least 46x46 pixels, got {height}x{width}")
         super().__init__(observation_space, 8 * depth * height_out * width_out)
@@ -52,11 +58,14 @@ class PixelEncoder(BaseFeaturesExtractor):
                 nn.Conv2d(channels if i == 0 else depth << (i - 1), depth << i, kernel_size=4, stride=2),
                 nn.ELU(),
             ]
+        self.mean, self.std = mean, std
         self.memory_format = th.channels_last if channels_last else th.contiguous_format
         self.cnn: nn.Module = nn.Sequential(*layers, nn.Flatten())
         self.cnn.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # PyTorch's signature lacks it
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
+        if (self.mean, self.std) != (0.0, 1.0):
+            observations = (observations - self.mean) / self.std
         return self.cnn(observations.contiguous(memory_format=self.memory_format))
 
 
