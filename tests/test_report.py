@@ -159,14 +159,12 @@ def test_skills_are_spread_by_their_kind() -> None:
     np.testing.assert_array_equal(spread, spread_skills(SpherePrior(4), 20, seed=1))
 
 
-def test_hues_are_those_of_the_pictures() -> None:
-    import colorsys
-
-    from sb3_metra.evaluation.plotting import skill_colors
-
-    for skills in (np.array([[-1.0], [1.0]]), np.eye(5), SpherePrior(2).sample(9), SpherePrior(3).sample(9)):
-        drawn = [360.0 * colorsys.rgb_to_hsv(*color)[0] for color in skill_colors(skills)]
-        np.testing.assert_allclose(skill_hues(skills), drawn, atol=1e-6)
+def test_hues_tell_skills_apart() -> None:
+    assert skill_hues(np.array([[-1.0], [1.0]])).tolist() == [216.0, 0.0]  # blue and red
+    assert skill_hues(np.eye(5)).tolist() == [0.0, 72.0, 144.0, 216.0, 288.0]
+    plane = np.array([[1.0, 1.0], [-1.0, 0.0], [0.0, -2.0]])
+    np.testing.assert_allclose(skill_hues(plane), [45.0, 180.0, 270.0])
+    np.testing.assert_allclose(skill_hues(np.pad(plane, ((0, 0), (0, 2)), constant_values=0.3)), [45.0, 180.0, 270.0])
 
 
 def test_phi_of_many_dimensions_is_drawn_in_the_plane_where_it_varies() -> None:

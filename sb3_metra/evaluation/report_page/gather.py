@@ -98,8 +98,8 @@ def headline_numbers(prior: SkillPrior, measured: Sequence[SkillTrajectory], uni
 
 def skill_hues(skills: np.ndarray) -> np.ndarray:
     """
-    A hue for each skill, the one that the package's pictures give it: the angle of the first two components, the number
-    of a one-hot skill, or blue and red for -1 and +1.
+    A hue for each skill: the angle of the first two components, the number of a one-hot skill, or blue and red for -1
+    and +1.
 
     :param skills: (n, skill_dim)
     :return: in degrees, (n,)
