@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_metra.envs.frames import FrameStack
+from sb3_metra.envs.goals import check_place
 from sb3_metra.envs.rendering import NO_GL, Quality, SceneRenderer, check_quality, choose_gl, make_camera
 
 with contextlib.suppress(ImportError):  # said again, and better placed, where something is drawn
@@ -76,6 +77,36 @@ def color_floor(model: mujoco.MjModel) -> None:
     model.mat_texrepeat[material] = 1.0
     others = np.flatnonzero(model.geom_matid == material)
     model.geom_matid[others[others != floor]] = -1  # walls of the same material keep out of it
+
+
+def stand_at(model: mujoco.MjModel, body: int, goal: Any) -> mujoco.MjData:
+    """
+    Let a body stand at a place: the model in its default pose and at rest, shifted along its root's joints.
+
+    :param model: The model, left as it is
+    :param body: The body's number
+    :param goal: The body's ``(x, y)``, metres; its height and its heading are those of the default pose
+    :return: A state of its own, so that no running episode is touched
+    :raises ValueError: where the goal is no place, or the model's joints do not let the body go there
+    """
+    place = check_place(goal, 2)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    shift = place - data.xpos[body, :2]
+    root = model.body(model.body_rootid[body])
+    for index in range(int(root.jntadr[0]), int(root.jntadr[0] + root.jntnum[0])):
+        start = int(model.jnt_qposadr[index])
+        if model.jnt_type[index] == mujoco.mjtJoint.mjJNT_FREE:
+            data.qpos[start : start + 2] += shift
+        elif model.jnt_type[index] == mujoco.mjtJoint.mjJNT_SLIDE:
+            data.qpos[start] += data.xaxis[index, :2] @ shift
+    mujoco.mj_forward(model, data)
+    if not np.allclose(data.xpos[body, :2], place, rtol=1e-9, atol=1e-9):
+        name = model.body(body).name
+        raise ValueError(
+            f"goal must be a place that the body {name!r} can be moved to by its root's joints, got {goal!r}."
+        )
+    return data
 
 
 class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
@@ -200,7 +231,10 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
         return self._renderers[width, height]
 
     def _draw(self) -> np.ndarray:
-        return self._renderer(self._frame_size, self._frame_size).render(self.data, self._camera)
+        return self._draw_state(self.data)
+
+    def _draw_state(self, data: mujoco.MjData) -> np.ndarray:
+        return self._renderer(self._frame_size, self._frame_size).render(data, self._camera)
 
     def _info(self) -> dict[str, Any]:
         return {"coordinates": self.data.xpos[self._body_index, :2].copy()}
@@ -226,6 +260,16 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
             if terminated or truncated:
                 break
         return self._frames.push(self._draw()), total, terminated, truncated, self._info()
+
+    def goal_observation(self, goal: np.ndarray) -> np.ndarray:
+        """
+        Observe the body at rest in the model's default pose, at a place; the running episode is left alone.
+
+        :param goal: The place, ``(2,)``, as in ``info["coordinates"]``, metres
+        :return: An observation: the frame of that place, repeated over the stack
+        :raises ValueError: where the goal is no place, or the task's joints do not let the body go there
+        """
+        return self._frames.repeat(self._draw_state(stand_at(self.model, self._body_index, goal)))
 
     def render(self) -> np.ndarray | None:
         """

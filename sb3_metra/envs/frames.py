@@ -30,8 +30,17 @@ class FrameStack:
         :param frame: Its first frame, ``(frame_size, frame_size, 3)`` uint8
         :return: That frame ``n_frames`` times, ``(3 * n_frames, frame_size, frame_size)``; the caller's own
         """
-        self._frames = np.tile(frame.transpose(2, 0, 1), (self.n_frames, 1, 1))
+        self._frames = self.repeat(frame)
         return self._frames.copy()
+
+    def repeat(self, frame: np.ndarray) -> np.ndarray:
+        """
+        Observe one frame for ever; the episode's own frames stay as they are.
+
+        :param frame: ``(frame_size, frame_size, 3)`` uint8
+        :return: That frame ``n_frames`` times, ``(3 * n_frames, frame_size, frame_size)``; the caller's own
+        """
+        return np.tile(frame.transpose(2, 0, 1), (self.n_frames, 1, 1))
 
     def push(self, frame: np.ndarray) -> np.ndarray:
         """

@@ -14,6 +14,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_metra.envs.goals import check_place
+
 try:
     import mujoco
     from gymnasium.envs.mujoco import MujocoEnv
@@ -81,13 +83,28 @@ class _LocomotionEnv(MujocoEnv):
         self.observation_space = spaces.Box(-np.inf, np.inf, shape=(n_dims,), dtype=np.float32)
 
     def _get_obs(self) -> np.ndarray:
-        state = np.concatenate((self.data.qpos, self.data.qvel))
+        return self._observe(self.data.qpos, self.data.qvel)
+
+    def _observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        state = np.concatenate((qpos, qvel))
         if self._mean is not None:
             state = (state - self._mean) / self._std
         return state.astype(np.float32)
 
     def _get_coordinates(self) -> np.ndarray:
         return self.data.qpos[: self.n_coordinates].copy()
+
+    def goal_observation(self, goal: np.ndarray) -> np.ndarray:
+        """
+        Observe the body at rest in its first pose, at a place; the running episode is left alone.
+
+        :param goal: The place, as in ``info["coordinates"]``, metres
+        :return: An observation, normalised as those of the episode are
+        :raises ValueError: where the goal is no place
+        """
+        qpos = self.init_qpos.copy()
+        qpos[: self.n_coordinates] = check_place(goal, self.n_coordinates)
+        return self._observe(qpos, np.zeros(self.model.nv))
 
     def _get_reset_info(self) -> dict[str, Any]:
         return {**super()._get_reset_info(), "coordinates": self._get_coordinates()}

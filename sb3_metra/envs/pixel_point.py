@@ -47,12 +47,16 @@ class PixelPointMassEnv(PointMassEnv):
         self._disc = self._offsets[None, :] ** 2 + self._offsets[:, None] ** 2 <= radius**2
 
     def _draw(self) -> np.ndarray:
+        return self._draw_at(self._position)
+
+    def _draw_at(self, position: np.ndarray) -> np.ndarray:
         """
         Draw what is seen from above the point.
 
+        :param position: Where the point is, ``(2,)``
         :return: ``(frame_size, frame_size, 3)`` uint8; y points upwards
         """
-        x, y = self._position
+        x, y = position
         frame = np.full((*self._disc.shape, 3), _BLUE, dtype=np.uint8)
         frame[..., 0] = self._shade(x + self._offsets)[None, :]
         frame[..., 1] = self._shade(y - self._offsets)[:, None]
@@ -71,3 +75,13 @@ class PixelPointMassEnv(PointMassEnv):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         _, reward, terminated, truncated, info = super().step(action)
         return self._frames.push(self._draw()), reward, terminated, truncated, info
+
+    def goal_observation(self, goal: np.ndarray) -> np.ndarray:
+        """
+        Observe the point at rest at a place; the running episode is left alone.
+
+        :param goal: The place, ``(2,)``, as in ``info["coordinates"]``
+        :return: An observation: the frame of that place, repeated over the stack
+        :raises ValueError: where the goal is no place, or lies outside the arena
+        """
+        return self._frames.repeat(self._draw_at(self._check_goal(goal)))

@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_metra.envs.goals import check_place
+
 _BACKGROUND, _GRID, _AXES = (255, 255, 255), (226, 226, 226), (160, 160, 160)
 _TRAIL, _POINT = (120, 160, 220), (200, 40, 40)
 
@@ -84,6 +86,22 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
             self._trail.append(position)
         reward = float(np.linalg.norm(position - self._start) - np.linalg.norm(before - self._start))
         return position.astype(np.float32), reward, False, False, {"coordinates": position.copy()}
+
+    def goal_observation(self, goal: np.ndarray) -> np.ndarray:
+        """
+        Observe the point at a place; the running episode is left alone.
+
+        :param goal: The place, ``(2,)``, as in ``info["coordinates"]``
+        :return: An observation
+        :raises ValueError: where the goal is no place, or lies outside the arena
+        """
+        return self._check_goal(goal).astype(np.float32)
+
+    def _check_goal(self, goal: np.ndarray) -> np.ndarray:
+        place = check_place(goal, 2)
+        if self.arena is not None and np.abs(place).max() > self.arena:
+            raise ValueError(f"goal must lie in the arena, from {-self.arena} to {self.arena}, got {goal!r}.")
+        return place
 
     def render(self) -> np.ndarray | None:
         """
