@@ -11,6 +11,7 @@ MAX_EPISODE_STEPS: dict[str, int] = {
     "sb3_metra/PixelPointMass-v0": 100,
     "sb3_metra/QuadrupedPixels-v0": 200,
     "sb3_metra/HumanoidPixels-v0": 200,
+    "sb3_metra/KitchenPixels-v0": 50,
 }
 """Every environment of this package, and the number of steps after which its episodes are truncated."""
 
@@ -21,6 +22,7 @@ _ENTRY_POINTS = {
     "sb3_metra/PixelPointMass-v0": "sb3_metra.envs.pixel_point:PixelPointMassEnv",
     "sb3_metra/QuadrupedPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
     "sb3_metra/HumanoidPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
+    "sb3_metra/KitchenPixels-v0": "sb3_metra.envs.kitchen:KitchenPixelEnv",
 }
 
 # The paper's cameras: 2 looks at the quadruped along y, 0 follows the humanoid from behind.

@@ -7,9 +7,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_metra.envs.frames import FrameStack
 from sb3_metra.envs.goals import check_place
-from sb3_metra.envs.rendering import NO_GL, Quality, SceneRenderer, check_quality, choose_gl, make_camera
+from sb3_metra.envs.pixels import MujocoPixelEnv
+from sb3_metra.envs.rendering import NO_GL, Quality, choose_gl, make_camera
 
 with contextlib.suppress(ImportError):  # said again, and better placed, where something is drawn
     choose_gl()  # before dm_control is imported, which otherwise looks for a screen
@@ -109,7 +109,7 @@ def stand_at(model: mujoco.MjModel, body: int, goal: Any) -> mujoco.MjData:
     return data
 
 
-class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
+class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     """
     A task of the dm_control suite as METRA's paper uses it: pixels, repeated actions, a floor that tells the place.
 
@@ -132,8 +132,6 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
     :param width: Width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
     :param height: Height of the pictures that ``render`` draws, in pixels
     """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012  (Gymnasium declares it so)
 
     def __init__(
         self,
@@ -167,7 +165,6 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
             width,
             height,
         )
-        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
         if (domain, task) not in suite.ALL_TASKS:
             raise ValueError(
                 "domain and task must name a task of the dm_control suite, such as 'quadruped' and 'run', "
@@ -175,16 +172,8 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
             )
         if not isinstance(action_repeat, int | np.integer) or isinstance(action_repeat, bool) or action_repeat < 1:
             raise ValueError(f"action_repeat must be an integer of at least 1, got {action_repeat!r}.")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f'render_mode must be None or "rgb_array", got {render_mode!r}.')
-        if min(width, height) < 1:
-            raise ValueError(f"width and height must be at least 1 pixel, got {width} and {height}.")
-        check_quality(quality)
-        self._frames = FrameStack(frame_stack, frame_size)
-        self.observation_space = self._frames.space
-        self.frame_stack = frame_stack
-        self.action_repeat, self.quality, self.render_mode = action_repeat, quality, render_mode
-        self.width, self.height, self._frame_size = width, height, frame_size
+        super().__init__(frame_size, frame_stack, quality, render_mode, width, height)
+        self.action_repeat = action_repeat
         self._suite = DmControlCompatibilityV0(
             suite.load(domain, task, task_kwargs={"time_limit": float("inf"), **(task_kwargs or {})})
         )
@@ -218,24 +207,6 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
             raise ValueError(f"body must be one of {names}, got {body!r}.")
         return names.index(body)
 
-    def _renderer(self, width: int, height: int) -> SceneRenderer:
-        """
-        Give the one renderer for pictures of a size, made when it is first needed.
-
-        :param width: Width of the pictures
-        :param height: Height of the pictures
-        :return: The renderer
-        """
-        if (width, height) not in self._renderers:
-            self._renderers[width, height] = SceneRenderer(self.model, width, height, self.quality)
-        return self._renderers[width, height]
-
-    def _draw(self) -> np.ndarray:
-        return self._draw_state(self.data)
-
-    def _draw_state(self, data: mujoco.MjData) -> np.ndarray:
-        return self._renderer(self._frame_size, self._frame_size).render(data, self._camera)
-
     def _info(self) -> dict[str, Any]:
         return {"coordinates": self.data.xpos[self._body_index, :2].copy()}
 
@@ -250,9 +221,7 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Keep an action, in [-1, 1], for ``action_repeat`` of the suite's steps; as Gymnasium's ``step`` otherwise."""
-        if np.shape(action) != self.action_space.shape:
-            raise ValueError(f"action must have shape {self.action_space.shape}, got {np.shape(action)}.")
-        control = self._low + (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1.0) / 2.0 * self._range
+        control = self._low + (self._check_action(action) + 1.0) / 2.0 * self._range
         total, terminated, truncated = 0.0, False, False
         for _ in range(self.action_repeat):
             _, reward, terminated, truncated, _ = self._suite.step(control)
@@ -270,22 +239,6 @@ class DMCPixelEnv(gym.Env[np.ndarray, np.ndarray], gym.utils.EzPickle):
         :raises ValueError: where the goal is no place, or the task's joints do not let the body go there
         """
         return self._frames.repeat(self._draw_state(stand_at(self.model, self._body_index, goal)))
-
-    def render(self) -> np.ndarray | None:
-        """
-        Draw what the camera sees, larger than the observation's frames.
-
-        :return: ``(height, width, 3)`` uint8, or ``None`` without a render mode
-        """
-        if self.render_mode is None:
-            gym.logger.warn('render() draws nothing without render_mode="rgb_array".')
-            return None
-        return self._renderer(self.width, self.height).render(self.data, self._camera)
-
-    def close(self) -> None:
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers = {}
 
 
 _color_floor = color_floor  # DMCPixelEnv's argument has the function's name

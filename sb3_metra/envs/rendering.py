@@ -120,14 +120,15 @@ class SceneRenderer:
         """
         Upload the model with a buffer of just the picture's size, and leave the model as it was.
 
-        :param quality: ``"fast"`` draws into one sample a pixel, and round shapes with fewer faces
+        :param quality: ``"fast"`` draws into one sample a pixel, coarse shadows if any, and round shapes with fewer
+            faces
         :return: MuJoCo's context
         """
         vis = self._model.vis
         settings = [(vis.global_, "offwidth", self._rect.width), (vis.global_, "offheight", self._rect.height)]
         if quality == "fast":
-            faces = {"offsamples": 0, "numslices": 10, "numstacks": 6, "numquads": 2}
-            settings += [(vis.quality, name, value) for name, value in faces.items()]
+            coarse = {"offsamples": 0, "shadowsize": 512, "numslices": 10, "numstacks": 6, "numquads": 2}
+            settings += [(vis.quality, name, value) for name, value in coarse.items()]
         before = [getattr(group, name) for group, name, _ in settings]
         try:
             for group, name, value in settings:
