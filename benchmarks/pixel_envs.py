@@ -14,9 +14,11 @@ import gymnasium as gym
 import numpy as np
 
 import sb3_metra.envs  # noqa: F401  (registers the environments)
-from sb3_metra.envs.vec import make_pixel_vec_env
+from sb3_metra.envs.vec import measure_throughput
 
-ENVIRONMENTS = ("sb3_metra/PixelPointMass-v0", "sb3_metra/QuadrupedPixels-v0", "sb3_metra/HumanoidPixels-v0")
+ENVIRONMENTS = tuple(
+    f"sb3_metra/{name}-v0" for name in ("PixelPointMass", "QuadrupedPixels", "HumanoidPixels", "KitchenPixels")
+)
 
 
 def split(env_id: str, quality: str | None, repeats: int) -> tuple[float, float, float]:
@@ -45,21 +47,6 @@ def split(env_id: str, quality: str | None, repeats: int) -> tuple[float, float,
     return step, other, drawn
 
 
-def throughput(env_id: str, n_envs: int, steps: int) -> float:
-    """Environment steps a second, wall clock, with one environment in each of ``n_envs`` processes."""
-    env = make_pixel_vec_env(env_id, n_envs, seed=0)
-    shape = (steps, n_envs, *(env.action_space.shape or ()))
-    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    env.reset()
-    env.step(actions[0])
-    start = time.perf_counter()
-    for action in actions:
-        env.step(action)
-    seconds = time.perf_counter() - start
-    env.close()
-    return steps * n_envs / seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", default=list(ENVIRONMENTS))
@@ -75,7 +62,8 @@ def main() -> None:
     print("\n| environment | workers | steps a second |\n|---|---|---|")
     for env_id in args.envs:
         for n_envs in args.workers:
-            print(f"| `{env_id}` | {n_envs} | {throughput(env_id, n_envs, args.steps):.0f} |", flush=True)
+            per_second = measure_throughput(env_id, [n_envs], args.steps)[n_envs]
+            print(f"| `{env_id}` | {n_envs} | {per_second:.0f} |", flush=True)
 
 
 def _arguments(env_id: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -18,9 +19,10 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import sb3_metra.envs
+import sb3_metra.envs.vec as vec
 from sb3_metra.envs.frames import FrameStack
 from sb3_metra.envs.pixel_point import PixelPointMassEnv
-from sb3_metra.envs.vec import count_gpus, make_pixel_vec_env
+from sb3_metra.envs.vec import count_gpus, make_pixel_vec_env, measure_throughput
 
 POINT = "sb3_metra/PixelPointMass-v0"
 QUADRUPED, HUMANOID = "sb3_metra/QuadrupedPixels-v0", "sb3_metra/HumanoidPixels-v0"
@@ -328,13 +330,15 @@ def test_make_pixel_env_limits_episodes(dmc: Any) -> None:
 def test_every_task_of_the_suite_can_be_made(dmc: Any) -> None:
     from dm_control import suite
 
+    assert len(suite.ALL_TASKS) == 51  # the documentation says that every one of them has a floor
     for domain, task in suite.ALL_TASKS:
         env = dmc.make_pixel_env(domain, task)
         observation, info = env.reset(seed=0)
         assert observation.std() > 5, (domain, task)
-        observation, _, _, _, info = env.step(env.action_space.sample())
-        assert env.observation_space.contains(observation)
-        assert np.isfinite(info["coordinates"]).all()
+        for _ in range(2):
+            observation, _, _, _, info = env.step(env.action_space.sample())
+            assert env.observation_space.contains(observation)
+            assert np.isfinite(info["coordinates"]).all()
         env.close()
 
 
@@ -482,16 +486,22 @@ def test_gl_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> N
             rendering.choose_gl()
 
 
+every_renderer = pytest.mark.parametrize(
+    ("env_id", "package"), [(QUADRUPED, "dm_control"), ("sb3_metra/KitchenPixels-v0", "gymnasium_robotics")]
+)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drawing without a screen is the system's")
-def test_missing_gl_is_explained_when_an_environment_is_made() -> None:
-    pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10 to 3.12 only")
-    program = """
+@every_renderer
+def test_missing_gl_is_explained_when_an_environment_is_made(env_id: str, package: str) -> None:
+    pytest.importorskip(package)
+    program = f"""
 import ctypes.util
 ctypes.util.find_library = lambda name: None
 import gymnasium, sb3_metra.envs
 gymnasium.make("sb3_metra/PixelPointMass-v0").reset()
 try:
-    gymnasium.make("sb3_metra/QuadrupedPixels-v0")
+    gymnasium.make("{env_id}")
 except ImportError as error:
     print(error)
 """
@@ -503,9 +513,10 @@ except ImportError as error:
 
 
 @pytest.mark.skipif(bool(ctypes.util.find_library("OSMesa")), reason="the library that must be missing is installed")
-def test_a_library_that_is_asked_for_and_missing_is_explained() -> None:
-    pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10 to 3.12 only")
-    program = "import gymnasium, sb3_metra.envs; gymnasium.make('sb3_metra/QuadrupedPixels-v0')"
+@every_renderer
+def test_a_library_that_is_asked_for_and_missing_is_explained(env_id: str, package: str) -> None:
+    pytest.importorskip(package)
+    program = f"import gymnasium, sb3_metra.envs; gymnasium.make('{env_id}')"
     environment = {**os.environ, "MUJOCO_GL": "osmesa"}
     environment.pop("PYOPENGL_PLATFORM", None)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
@@ -548,6 +559,45 @@ def test_vec_env_gives_what_single_environments_give() -> None:
         assert infos[rank]["TimeLimit.truncated"]
         assert infos[rank]["episode"]["l"] == 100
     vec_env.close()
+
+
+def test_throughput_counts_the_steps_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Counting:
+        """Two environments whose steps take half a second each by a clock of their own."""
+
+        action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+        def __init__(self, env_id: str, n_envs: int, seed: int, env_kwargs: dict[str, Any] | None):
+            self.arguments, self.n_envs, self.steps, self.closed = (env_id, env_kwargs), n_envs, 0, False
+            made.append(self)
+
+        def reset(self) -> None:
+            assert self.steps == 0
+
+        def step(self, actions: np.ndarray) -> None:
+            assert actions.shape == (self.n_envs, 2)
+            assert not np.array_equal(actions[0], actions[-1]) or self.n_envs == 1
+            self.steps += 1
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(vec, "make_pixel_vec_env", Counting)
+    monkeypatch.setattr(vec, "time", SimpleNamespace(perf_counter=lambda: 0.5 * made[-1].steps))
+    assert measure_throughput(POINT, (1, 3), steps=10, env_kwargs={"view": 2.0}) == {1: 2.0, 3: 6.0}
+    assert [env.steps for env in made] == [11, 11]  # one goes ahead
+    assert all(env.closed and env.arguments == (POINT, {"view": 2.0}) for env in made)
+    for steps in (0, 2.0, True):
+        with pytest.raises(ValueError, match=rf"steps must be an integer of at least 1, got {steps}"):
+            measure_throughput(POINT, steps=steps)
+
+
+def test_throughput_of_a_real_environment() -> None:
+    assert measure_throughput(POINT, [1], steps=20)[1] > 20
+    with pytest.raises(ValueError, match="n_envs must be an integer of at least 1, got 0"):
+        measure_throughput(POINT, [0])
 
 
 def threads() -> gym.Env:
