@@ -8,6 +8,7 @@ import pytest
 import yaml
 from stable_baselines3.common.env_util import make_vec_env
 
+import sb3_metra.envs
 from sb3_metra import METRA
 from sb3_metra.hyperparams import load_settings, settings_path
 
@@ -22,7 +23,11 @@ from sb3_metra.evaluation.coverage import policy_state_coverage
 
 POINT = "sb3_metra/PointMass-v0"
 FILES = ("metra", "metra_paper")
-ENTRIES = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0", POINT, "default")
+KITCHEN, QUADRUPED, HUMANOID = (f"sb3_metra/{name}Pixels-v0" for name in ("Kitchen", "Quadruped", "Humanoid"))
+SHARED = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0", POINT, KITCHEN, "default")
+ENTRIES = {"metra": SHARED, "metra_paper": (*SHARED, QUADRUPED, HUMANOID)}
+every_entry = pytest.mark.parametrize(("file", "env_id"), [(file, name) for file in FILES for name in ENTRIES[file]])
+NEEDS = {POINT: "numpy", QUADRUPED: "dm_control", HUMANOID: "dm_control", KITCHEN: "gymnasium_robotics"}
 ZOO_KEYS = {"n_timesteps", "n_envs", "env_kwargs"}
 TINY = {
     "learning_starts": 20,
@@ -42,16 +47,14 @@ TINY = {
 @pytest.mark.parametrize("file", FILES)
 def test_each_file_has_an_entry_for_each_environment(file: str) -> None:
     entries = yaml.safe_load(settings_path("metra", paper=file == "metra_paper").read_text())
-    assert set(entries) == set(ENTRIES)
+    assert set(entries) == set(ENTRIES[file])
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("env_id", ENTRIES)
+@every_entry
 def test_metra_takes_every_setting(file: str, env_id: str) -> None:
     settings = load_settings(env_id, paper=file == "metra_paper")
     make_id = POINT if env_id == "default" else env_id
-    if make_id != POINT:
-        pytest.importorskip("mujoco")
+    pytest.importorskip(NEEDS.get(make_id, "mujoco"))
     env = make_vec_env(make_id, n_envs=1, env_kwargs=settings.get("env_kwargs"))
     arguments = {key: value for key, value in settings.items() if key not in ZOO_KEYS}
     model = METRA(env=env, device="cpu", **arguments)
@@ -89,6 +92,26 @@ def test_paper_settings_are_the_authors() -> None:
     assert load_settings("sb3_metra/Ant-v0", paper=True) == authors
     assert load_settings("sb3_metra/HalfCheetah-v0", paper=True) == {**authors, "skill_dim": 16, "discrete": True}
     assert load_settings("Unknown-v0", paper=True) == authors
+    pixels = {**authors, "policy": "CnnPolicy", "gradient_steps": 200, "buffer_size": 300_000}
+    assert load_settings(QUADRUPED, paper=True) == {**pixels, "n_timesteps": 6_000_000, "skill_dim": 4}
+    assert load_settings(HUMANOID, paper=True) == pixels
+    kitchen = {"n_timesteps": 1_000_000, "train_freq": 50, "gradient_steps": 100, "buffer_size": 100_000}
+    skills = {"ent_coef": 0.01, "skill_dim": 24, "discrete": True}
+    assert load_settings(KITCHEN, paper=True) == {**pixels, **kitchen, **skills}
+
+
+def test_kitchen_is_trained_as_the_authors_did_where_nothing_was_measured() -> None:
+    paper = load_settings(KITCHEN, paper=True)
+    assert {**paper, **load_settings(KITCHEN)} == paper
+    assert set(paper) - set(load_settings(KITCHEN)) == {"target_entropy", "unit_skills"}  # of no effect there
+
+
+def test_a_round_is_one_episode_of_each_environment() -> None:
+    lengths = sb3_metra.envs.MAX_EPISODE_STEPS
+    for file in FILES:
+        for env_id in set(ENTRIES[file]) - {"default"}:
+            settings = load_settings(env_id, paper=file == "metra_paper")
+            assert (settings["train_freq"], settings["n_envs"]) == (lengths[env_id], 8), (file, env_id)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -226,6 +249,24 @@ def test_unknown_environment_is_trained_with_the_default_entry(
     zoo.train(["--env", "Pendulum-v1", "-n", "16", "--eval-freq", "-1", "-f", str(tmp_path)])
     assert "Using 'default' hyperparameters" in capsys.readouterr().out
     assert (tmp_path / "metra" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", [[], ["--paper"]])
+def test_kitchen_is_trained_end_to_end(tmp_path: Path, paper: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gymnasium_robotics")
+    tiny = [
+        *("n_envs:2", "train_freq:5", "learning_starts:10", "gradient_steps:1", "batch_size:4", "buffer_size:100"),
+        "policy_kwargs:dict(net_arch=[8],features_extractor_kwargs=dict(depth=2))",
+        "phi_kwargs:dict(net_arch=[8])",
+    ]
+    arguments = ["--env", KITCHEN, "-n", "20", "-f", str(tmp_path), "-params", *tiny]
+    zoo.train([*paper, *arguments, "--eval-freq", "10", "--eval-episodes", "1", "--n-eval-envs", "1"])
+    assert 'no info["coordinates"]' in capsys.readouterr().out  # judged by its reward: tasks achieved in an episode
+    folder = tmp_path / "metra" / "sb3_metra-KitchenPixels-v0_1"
+    assert (folder / "best_model.zip").is_file()
+    model = METRA.load(folder / "sb3_metra-KitchenPixels-v0.zip")
+    assert (model.skill_prior.dim, model.skill_prior.discrete, model.ent_coef) == (24, True, 0.01)
 
 
 def test_only_training_ends_episodes_on_the_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
