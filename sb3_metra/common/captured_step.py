@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch as th
@@ -67,6 +68,11 @@ class CapturedStep:
         :param constants: what else the step takes; others, and it is recorded anew
         :return: what the step returned, the caller's own
         """
+        device = batch.actions.device
+        with th.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return self._call(batch, constants)
+
+    def _call(self, batch: SkillReplayBufferSamples, constants: tuple[Any, ...]) -> th.Tensor:
         tensors = _tensors(batch)
         kind = ([x.shape for x in tensors], constants)
         if kind != self._kind:
