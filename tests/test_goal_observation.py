@@ -124,7 +124,7 @@ def test_a_body_at_rest_observes_its_own_place(env_id: str, make: Callable[..., 
 
 def test_point_masses_are_exact() -> None:
     np.testing.assert_array_equal(PointMassEnv().goal_observation([2.5, -3.0]), np.float32([2.5, -3.0]))
-    goal = PixelPointMassEnv(frame_stack=2).goal_observation([4.0, -2.0])
+    goal = PixelPointMassEnv(frame_size=64, frame_stack=2).goal_observation([4.0, -2.0])
     # At (4, -2) the upper right pixel lies 3.15 further either way: 127.5 * (1 + 7.15 / 12.8) = 198.7, and 139.0.
     assert goal[:, 0, 63].tolist() == [199, 139, 128, 199, 139, 128]
 

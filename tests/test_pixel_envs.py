@@ -27,7 +27,7 @@ from sb3_metra.envs.vec import count_gpus, make_pixel_vec_env, measure_throughpu
 POINT = "sb3_metra/PixelPointMass-v0"
 QUADRUPED, HUMANOID = "sb3_metra/QuadrupedPixels-v0", "sb3_metra/HumanoidPixels-v0"
 LENGTHS = {POINT: 100, QUADRUPED: 200, HUMANOID: 200}
-SHAPES = {POINT: ((3, 64, 64), (2,)), QUADRUPED: ((9, 64, 64), (12,)), HUMANOID: ((9, 64, 64), (21,))}
+SHAPES = {POINT: ((3, 46, 46), (2,)), QUADRUPED: ((9, 64, 64), (12,)), HUMANOID: ((9, 64, 64), (21,))}
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +185,7 @@ def test_frame_stack_by_hand() -> None:
 
 
 def test_point_mass_colours_by_hand() -> None:
-    env = PixelPointMassEnv(reset_noise_scale=0.0, step_size=1.0)
+    env = PixelPointMassEnv(frame_size=64, reset_noise_scale=0.0, step_size=1.0)
     frame = env.reset(seed=0)[0]
     # The point is white and of radius 0.05 * 64 = 3.2 pixels: columns 29 to 34 of the middle rows.
     np.testing.assert_array_equal(np.flatnonzero((frame == 255).all(axis=0)[31]), np.arange(29, 35))

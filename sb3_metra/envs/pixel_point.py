@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_metra.envs.frames import FrameStack
+from sb3_metra.envs.frames import SMALLEST_FRAME, FrameStack
 from sb3_metra.envs.point import PointMassEnv
 
 _BLUE, _POINT, _POINT_RADIUS = 128, (255, 255, 255), 0.05
@@ -18,7 +18,7 @@ class PixelPointMassEnv(PointMassEnv):
     at ``-floor_size`` to 255 at ``floor_size``; blue is 128 everywhere. Beyond, colours stay as they are at the edge.
     One frame shows the whole state, so that a stack of frames is of use only for trying stacks.
 
-    :param frame_size: Height and width of the image in pixels, at least 46
+    :param frame_size: Height and width of the image in pixels, at least 46, which half the work of 64 is enough for
     :param frame_stack: How many frames make an observation; the first of an episode is repeated
     :param view: Width of the square that is seen
     :param floor_size: Half the width of the coloured square about the origin
@@ -27,7 +27,7 @@ class PixelPointMassEnv(PointMassEnv):
 
     def __init__(
         self,
-        frame_size: int = 64,
+        frame_size: int = SMALLEST_FRAME,
         frame_stack: int = 1,
         view: float = 6.4,
         floor_size: float = 12.8,
