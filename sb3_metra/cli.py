@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "rl_zoo3's train with METRA, the shipped settings and coverage: train --env sb3_metra/Ant-v0 --progress",
     "enjoy": "rl_zoo3's enjoy: watch what train left behind",
     "evaluate": "measure a saved model's skills, print JSON, and draw and film them: evaluate RUN --env ID --out DIR",
+    "goals": "send a saved model's skills to goals, without training, and print how near they come as JSON",
     "compare": "draw several runs or methods together, with intervals over seeds: compare metra=runs/a lsd=runs/b",
     "report": "write a web page on which the skills of a saved model can be explored",
 }

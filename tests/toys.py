@@ -11,6 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_metra import METRA
+from sb3_metra.common.skills import SkillPrior
+from sb3_metra.envs.point import PointMassEnv
 
 TINY: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [8]},
@@ -111,3 +113,37 @@ def state_of(model: METRA) -> dict[str, th.Tensor]:
 def same(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
     """Whether two states agree to the bit."""
     return first.keys() == second.keys() and all(th.equal(x, second[name]) for name, x in first.items())
+
+
+class Follower:
+    """
+    A policy that acts as its skill says: the action is the skill's first components, and calls are counted.
+
+    :param env: an environment, or a vectorised one, whose spaces it was trained on
+    :param prior: p(z)
+    """
+
+    def __init__(self, env: Any, prior: SkillPrior) -> None:
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.skill_prior = prior
+        self.calls: list[Any] = []
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        assert deterministic
+        self.calls.append(observation)
+        n_actions = self.action_space.shape[0]
+        return np.clip(state[..., :n_actions], self.action_space.low, self.action_space.high), state
+
+
+class GoalPoint(PointMassEnv):
+    """The point mass, which knows what it would see at a goal."""
+
+    def goal_observation(self, goal: np.ndarray) -> np.ndarray:
+        return np.asarray(goal, np.float32)
+
+
+def goal_points(n: int = 3, length: int = 40, **kwargs: Any) -> VecEnv:
+    """Point masses that know goals, with episodes of a length."""
+    return DummyVecEnv([lambda: gym.wrappers.TimeLimit(GoalPoint(**kwargs), length) for _ in range(n)])

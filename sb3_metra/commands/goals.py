@@ -1,0 +1,125 @@
+"""``sb3-metra goals``: send a saved model's skills to goals and print how near they come as JSON."""
+
+import argparse
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_metra.commands.loading import load_model, parse_keyword_arguments
+from sb3_metra.evaluation.goals import GOAL_RANGES, GoalTrajectories, evaluate_goals, sample_goals
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command on the words after its name; nothing but JSON goes to the standard output."""
+    parser = argparse.ArgumentParser(
+        prog="sb3-metra goals",
+        description="Send a saved model's skills to goals, without training, and print how near they come as JSON.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="the saved model, a zip file")
+    parser.add_argument("--env", required=True, metavar="ID", help="environment")
+    parser.add_argument("--n-goals", type=int, default=50, help="goals, one episode each (default: %(default)s)")
+    parser.add_argument(
+        "--range", type=float, nargs="+", metavar="X", help="how far goals lie at most along each coordinate"
+    )
+    parser.add_argument("--hold", action="store_true", help="keep the skill chosen at an episode's start")
+    parser.add_argument("--seed", type=int, default=0, help="seed of goals and environment (default: %(default)s)")
+    parser.add_argument("--n-envs", type=int, default=8, help="environments at once (default: %(default)s)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="where to draw the ways to the goals, a PNG, SVG or PDF"
+    )
+    parser.add_argument(
+        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python"
+    )
+    parser.add_argument("--device", default="auto", help="PyTorch device (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    with redirect_stdout(sys.stderr):
+        result = measure_goals(
+            options.model,
+            options.env,
+            n_goals=options.n_goals,
+            goal_range=options.range,
+            hold=options.hold,
+            seed=options.seed,
+            n_envs=options.n_envs,
+            plot=options.plot,
+            env_kwargs=parse_keyword_arguments(options.env_kwargs),
+            device=options.device,
+        )
+    print(json.dumps(result, indent=2))
+
+
+def measure_goals(
+    path: Path,
+    env_id: str,
+    n_goals: int = 50,
+    goal_range: list[float] | None = None,
+    hold: bool = False,
+    seed: int = 0,
+    n_envs: int = 8,
+    plot: Path | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """
+    Measure how a saved model reaches goals.
+
+    :param path: the saved model
+    :param env_id: id of the environment
+    :param n_goals: number of goals, one episode each
+    :param goal_range: how far goals lie at most along each coordinate; ``None``: the paper's, where there is one
+    :param hold: keep the skill chosen at an episode's start instead of choosing at every step
+    :param seed: seed of goals and environment
+    :param n_envs: environments at once
+    :param plot: where to draw the ways to the goals
+    :param env_kwargs: arguments of the environment
+    :param device: PyTorch device
+    :return: the metrics, and what they were measured with
+    """
+    for name, value in (("--n-goals", n_goals), ("--n-envs", n_envs)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    half_widths = GOAL_RANGES.get(env_id) if goal_range is None else goal_range
+    if half_widths is None:
+        raise ValueError(f"--range must be given for an environment that has none of its own, got none for {env_id}.")
+    goals = sample_goals(half_widths, n_goals, np.random.default_rng(seed))
+    model, env = load_model(path, env_id, n_envs=min(n_envs, n_goals), env_kwargs=env_kwargs, device=device)
+    try:
+        trajectories = evaluate_goals(
+            model, env, goals, model.encode, model.skill_prior, hold=hold, seed=seed, progress=_show_progress(n_goals)
+        )
+    finally:
+        env.close()
+    if plot is not None:
+        _draw(trajectories, plot)
+    return {
+        **trajectories.metrics(),
+        "n_goals": n_goals,
+        "range": list(half_widths),
+        "hold": hold,
+        "seed": seed,
+        "n_envs": min(n_envs, n_goals),
+        "env": env_id,
+        "env_kwargs": env_kwargs or {},
+        "model": str(path),
+    }
+
+
+def _show_progress(n_goals: int) -> Any:
+    """A line that counts the goals, on a terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int) -> None:
+        print(f"\r{done} of {n_goals} goals", end="" if done < n_goals else "\n", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _draw(trajectories: GoalTrajectories, path: Path) -> None:
+    from sb3_metra.evaluation.plotting import plot_goals
+
+    plot_goals(trajectories.coordinates, trajectories.goals, path)
