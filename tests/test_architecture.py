@@ -26,6 +26,7 @@ LOOP = (
 )
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
 ROOMS = {"sb3_metra", "sb3_metra.metra", "sb3_metra.baselines*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
+ROOMS |= {"sb3_metra.downstream*"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
