@@ -12,12 +12,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 try:
     import rl_zoo3
@@ -33,6 +34,7 @@ except ImportError as error:
     ) from error
 
 import sb3_metra.envs  # noqa: F401  registers the environments
+from sb3_metra.downstream import TASKS, SkillActionVecWrapper
 from sb3_metra.evaluation.callbacks import log_metrics
 from sb3_metra.evaluation.metrics import evaluate_skills, judged_by
 from sb3_metra.hyperparams import settings_path
@@ -46,6 +48,8 @@ _TRAIN_DEFAULTS = {
     "--eval-freq": "100000",
     "--eval-episodes": "48",  # one for each of the paper's 48 skills
 }
+_TASK_SETTINGS = {"sac": "sac", "tqc": "sac", "ppo": "ppo"}
+"""Whose shipped settings the algorithms of rl_zoo3 that have some take for downstream tasks."""
 _LOG_FOLDER = "logs"  # rl_zoo3's train writes there, and its enjoy looks elsewhere
 
 
@@ -169,29 +173,87 @@ def register() -> None:
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER["metra"] = convert_metra_params
 
 
+def follow_skills(env: VecEnv, model: str, skill_length: int = 25) -> SkillActionVecWrapper:
+    """
+    Environments whose actions are a saved model's skills: what ``vec_env_wrapper`` names in rl_zoo3's settings.
+
+    :param env: tasks
+    :param model: path of the saved model, a zip file
+    :param skill_length: steps of the environments that a skill is followed
+    :raises ValueError: where there is no such model, or it learnt on normalised observations
+    """
+    path = Path(model)
+    if not path.is_file():
+        raise ValueError(f"--skills must be a saved model, a zip file, got {model!r}, which is no file.")
+    if any(path.parent.glob("*/vecnormalize.pkl")):
+        raise ValueError(f"--skills must not have learnt on observations that rl_zoo3 normalised, as {model!r} has.")
+    return SkillActionVecWrapper(env, METRA.load(path), skill_length)
+
+
 def train(arguments: Sequence[str]) -> None:
     """
-    Run rl_zoo3's train with METRA, the shipped settings and coverage for the defaults.
+    Run rl_zoo3's train, with the shipped settings and coverage for METRA's defaults, and with skills for actions.
 
-    :param arguments: rl_zoo3's own, and ``--paper`` for the authors' settings
+    :param arguments: rl_zoo3's own; ``--paper`` for the authors' settings; ``--skills`` and ``--skill-length`` for an
+        algorithm that chooses the skills of a saved model
     """
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--paper", action="store_true")
+    own.add_argument("--skills", metavar="MODEL")
+    own.add_argument("--skill-length", type=int, metavar="K")
+    options, arguments = own.parse_known_args(arguments)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algo", default="metra")
+    parser.add_argument("--env")
     parser.add_argument("-conf", "--conf-file")
-    parser.add_argument("--paper", action="store_true")
     known, _ = parser.parse_known_args(arguments)
-    if known.paper and (known.conf_file is not None or known.algo not in ALGORITHMS):
+    if options.paper and (known.conf_file is not None or known.algo not in ALGORITHMS):
         raise ValueError(
             f"--paper chooses the shipped settings of one of {sorted(ALGORITHMS)}, which --algo {known.algo} or "
             f"--conf-file {known.conf_file} contradicts: leave one of them out."
         )
-    arguments = [argument for argument in arguments if argument != "--paper"]
-    if known.algo not in ALGORITHMS:
-        _run("train", arguments)
-        return
-    defaults = {"--algo": known.algo, "--conf-file": str(settings_path(known.algo, known.paper)), **_TRAIN_DEFAULTS}
-    with judged_by_coverage():
-        _run("train", [word for pair in defaults.items() for word in pair] + arguments)
+    if known.algo in ALGORITHMS:
+        if options.skills is not None or options.skill_length is not None:
+            raise ValueError(f"--skills needs an --algo that chooses them, such as sac or ppo, got {known.algo}.")
+        defaults = {"--algo": known.algo, "--conf-file": str(settings_path(known.algo, options.paper))}
+        with judged_by_coverage():
+            _run("train", [*_words(defaults | _TRAIN_DEFAULTS), *arguments])
+    else:
+        skills = _skill_arguments(options.skills, options.skill_length, arguments)
+        _run("train", [*_words(_task_defaults(known, options.skills is not None)), *skills])
+
+
+def _task_defaults(known: argparse.Namespace, with_skills: bool) -> dict[str, str]:
+    """Settings and evaluation of a task for an algorithm of rl_zoo3's own; elsewhere rl_zoo3's defaults."""
+    if known.env not in TASKS and not with_skills:
+        return {}
+    defaults = {"--eval-episodes": "40"} | ({"--eval-freq": "2000"} if with_skills else {})
+    if known.conf_file is None and known.algo in _TASK_SETTINGS:
+        name = _TASK_SETTINGS[known.algo] + ("_skills" if with_skills else "")
+        defaults["--conf-file"] = str(settings_path(name))
+    return defaults
+
+
+def _skill_arguments(model: str | None, skill_length: int | None, arguments: Sequence[str]) -> list[str]:
+    """Say with rl_zoo3's ``--hyperparams`` that actions are skills, among those that are there already."""
+    if model is None:
+        if skill_length is not None:
+            raise ValueError(f"--skill-length needs --skills, got --skill-length {skill_length} without.")
+        return list(arguments)
+    if not Path(model).is_file():
+        raise ValueError(f"--skills must be a saved model, a zip file, got {model!r}, which is no file.")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-params", "--hyperparams", nargs="+", default=[])
+    known, rest = parser.parse_known_args(arguments)
+    keywords: dict[str, Any] = {"model": str(Path(model).resolve())}
+    if skill_length is not None:
+        keywords["skill_length"] = skill_length
+    return [
+        *rest,
+        "--hyperparams",
+        *known.hyperparams,
+        f"vec_env_wrapper:{ {'sb3_metra.zoo.follow_skills': keywords} }",
+    ]
 
 
 def enjoy(arguments: Sequence[str]) -> None:
@@ -201,6 +263,10 @@ def enjoy(arguments: Sequence[str]) -> None:
     :param arguments: rl_zoo3's own
     """
     _run("enjoy", ["--algo", "metra", "--env", _TRAIN_DEFAULTS["--env"], "--folder", _LOG_FOLDER, *arguments])
+
+
+def _words(arguments: dict[str, str]) -> list[str]:
+    return [word for pair in arguments.items() for word in pair]
 
 
 def _run(script: str, arguments: Sequence[str]) -> None:
