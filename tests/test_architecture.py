@@ -175,6 +175,7 @@ def test_every_package_has_an_init_file() -> None:
         ("baselines/lsd.py", "from sb3_metra.baselines.diayn import DIAYN", "sb3_metra.baselines.diayn"),
         ("evaluation/rollout.py", "import matplotlib.pyplot as plt", "matplotlib"),
         ("evaluation/plotting/curves.py", "import importlib\nimportlib.import_module('imageio.v3')", "imageio"),
+        ("downstream/wrappers.py", "from sb3_metra import METRA", "sb3_metra"),
         ("cli.py", "from rl_zoo3.train import train", "rl_zoo3"),
         ("metra.py", "import mujoco", "mujoco"),
     ],

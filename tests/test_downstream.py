@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 import sb3_metra.envs  # noqa: F401
 from sb3_metra.common.skills import GaussianPrior, OneHotPrior, SpherePrior
 from sb3_metra.downstream import SkillActionVecWrapper, SkillActionWrapper, skill_action_space, to_skills
+from sb3_metra.downstream.tasks import make_goal_task
 from tests.toys import Follower, Scripted, same, scripted_envs, state_of, tiny_model
 
 POINT_GOAL = "sb3_metra/PointMassGoal-v0"
@@ -216,6 +217,17 @@ def test_algorithms_choose_skills(
     model.learn(32)
     assert np.isfinite(evaluate_policy(model, env, n_eval_episodes=2)[0])
     assert same(before, state_of(low_level))
+
+
+@pytest.mark.parametrize("key", ["whole", "part"])
+def test_skills_from_pixels(key: str) -> None:
+    """SB3 moves the channels of images to the front, for the policy below and for the one above."""
+    pixels = make_vec_env("sb3_metra/PixelPointMass-v0", n_envs=2, env_kwargs={"frame_size": 46})
+    low_level = tiny_model(pixels, "CnnPolicy")
+    task = DummyVecEnv([partial(make_goal_task, "PixelPointMass", 5.0, 1.0, frame_size=46)] * 2)
+    env = SkillActionVecWrapper(pixels if key == "whole" else task, low_level, 3)
+    kwargs = {"policy_kwargs": {"net_arch": [8]}, "n_steps": 4, "batch_size": 4, "n_epochs": 1, "device": "cpu"}
+    PPO("CnnPolicy" if key == "whole" else "MultiInputPolicy", env, **kwargs).learn(8)
 
 
 # Bad input

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 HURDLES = (-15.0, -13.0, -9.0, -5.0, -1.0, 3.0, 7.0, 11.0, 15.0, 19.0, 23.0, 27.0)
-"""Where the authors' hurdles stand along x, in metres; those ahead of the start count."""
+"""Where hurdles stand along x, in metres, as in the code of TLDR (arXiv 2407.08464); those ahead of the start count."""
 _HURDLE_SIZE, _HURDLE_HEIGHT = (0.05, 1.0, 0.03), 0.2  # half the edges of a bar, and how high its middle lies
 
 
