@@ -257,6 +257,16 @@ def test_a_model_of_another_environment_is_refused() -> None:
         SkillActionVecWrapper(DummyVecEnv([lambda: pendulum]), model)
 
 
+def test_actions_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="actions must be finite to choose skills, got NaN or infinity"):
+        to_skills(SpherePrior(2), np.array([[0.0, np.nan]]))
+
+
+def test_a_step_before_a_reset_is_refused() -> None:
+    with pytest.raises(gym.error.ResetNeeded):
+        scripted_task(length=5, skill_length=2)[0].step(np.ones(2))
+
+
 def test_a_wrapped_vectorised_environment_is_refused() -> None:
     venv = scripted_envs()
     with pytest.raises(ValueError, match="venv must be a DummyVecEnv or a SubprocVecEnv, got a VecNormalize"):

@@ -50,10 +50,13 @@ def to_skills(prior: SkillPrior, actions: np.ndarray) -> np.ndarray:
     :param prior: p(z)
     :param actions: from :func:`skill_action_space`, (n,) where it is discrete, else (n, dim)
     :return: (n, dim), float32
+    :raises ValueError: where a continuous action is not finite
     """
     if prior.discrete:
         return np.eye(prior.dim, dtype=np.float32)[np.asarray(actions, dtype=np.int64).reshape(-1)]
     actions = np.asarray(actions, dtype=np.float32).reshape(-1, prior.dim)
+    if not np.isfinite(actions).all():
+        raise ValueError("actions must be finite to choose skills, got NaN or infinity")
     if isinstance(prior, GaussianPrior):
         return _GAUSSIAN_REACH * actions
     return prior.toward(actions)
@@ -91,6 +94,8 @@ class SkillActionWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Follow a skill."""
+        if self._observation is None:
+            raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
         (skill,) = to_skills(self.model.skill_prior, np.asarray(action)[None])
         total, steps = 0.0, 0
         while True:
