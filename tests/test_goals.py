@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.evaluation import GoalReacher, evaluate_goals, sample_goals
@@ -154,6 +155,15 @@ def test_a_seed_repeats_an_evaluation() -> None:
     first, again, other = (np.concatenate(run.coordinates) for run in runs)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_episodes_that_end_apart_are_kept_whole() -> None:
+    prior = SpherePrior(2)
+    env = DummyVecEnv([partial(gym.wrappers.TimeLimit, GoalPoint(), length) for length in (5, 12)])
+    goals = np.array([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
+    seen = evaluate_goals(Obedient(GoalPoint(), prior), env, goals, where, prior)
+    assert [len(places) for places in seen.coordinates] == [6, 13, 6]
+    np.testing.assert_allclose([places[-1, 0] for places in seen.coordinates[:2]], [0.5, 1.2], atol=0.15)
 
 
 def test_a_model_goes_with_its_own_phi() -> None:
