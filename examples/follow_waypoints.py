@@ -34,7 +34,7 @@ model.learn(args.steps, progress_bar=True)
 # Between two skills lie others: the mixtures of both, brought back to the unit sphere.
 first, last = np.array([1.0, 0.0]), np.array([0.0, 1.0])
 blends = model.skill_prior.toward(np.stack([(1 - w) * first + w * last for w in np.linspace(0, 1, 9)]))
-plot_trajectories(rollout_skills(model, env, blends), "blended_skills.png")
+plot_trajectories(rollout_skills(model, env, blends), "blended_skills.png", "From one skill to another")
 
 # A waypoint is a goal; once it is reached, the next one is.
 waypoints = np.array([[4, 0], [4, 4], [0, 4], [-4, 4], [-4, -2], [0, 0]], np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as check_env_of_gymnasium
 from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import sb3_metra.envs  # noqa: F401
@@ -190,17 +191,10 @@ def test_a_goal_of_another_shape_is_refused(goal: Any) -> None:
 
 
 def test_tasks_run_in_processes() -> None:
-    env = SubprocVecEnv([_make_point_goal] * 2)
-    env.seed(0)
+    env = make_vec_env("sb3_metra.downstream:sb3_metra/PointMassGoal-v0", 2, seed=0, vec_env_cls=SubprocVecEnv)
     assert env.reset()["goal"].shape == (2, 2)
     assert env.step(np.zeros((2, 2), np.float32))[1].shape == (2,)
     env.close()
-
-
-def _make_point_goal() -> gym.Env:
-    import sb3_metra.downstream  # noqa: F401  (registers the tasks in the worker)
-
-    return gym.make("sb3_metra/PointMassGoal-v0")
 
 
 # Hurdles

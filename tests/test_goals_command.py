@@ -1,0 +1,80 @@
+"""``sb3-metra goals``: JSON, a picture, and a sentence for what cannot be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_metra import cli
+from sb3_metra.envs.point import PointMassEnv
+from tests.toys import GoalPoint, tiny_model
+
+POINT = "sb3_metra/PointMass-v0"
+
+
+@pytest.fixture(autouse=True)
+def _point_mass_knows_goals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PointMassEnv, "goal_observation", GoalPoint.goal_observation, raising=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("goals") / "model.zip"
+    tiny_model(make_vec_env(POINT)).save(path)
+    return str(path)
+
+
+def test_it_prints_what_it_measured(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "goals.png"
+    results = []
+    for n_envs in ("3", "8"):
+        arguments = [
+            "--n-goals",
+            "5",
+            "--n-envs",
+            n_envs,
+            "--plot",
+            str(picture),
+            "--env-kwargs",
+            "reset_noise_scale:0.0",
+        ]
+        assert cli.main(["goals", model, "--env", POINT, *arguments]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert picture.stat().st_size > 1000
+    first, again = results
+    assert (first["n_goals"], first["range"], first["hold"], first["n_envs"]) == (5, [7.5, 7.5], False, 3)
+    assert first["goal_distance"] == pytest.approx(again["goal_distance"], rel=1e-4)  # however many run at once
+    names = {"goal_distance", "goal_success_3", "goal_success_1", "goal_staying_time_3", "goal_staying_time_1"}
+    assert names < set(first)
+    assert all(np.isfinite(first[name]) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n-goals", "0"], "--n-goals must be at least 1, got 0"),
+        (["--n-envs", "0"], "--n-envs must be at least 1, got 0"),
+        (["--range", "5"], 'goals must have as many coordinates as info["coordinates"] of env, got 1 and'),
+        (["--range", "-5", "5"], "half_widths finite numbers above 0, got n=50 and half_widths=[-5.0, 5.0]"),
+        (
+            ["--env", "Pendulum-v1"],
+            "--range must be given for an environment that has none of its own, got none for Pend",
+        ),
+        (["--env", "Nowhere-v0", "--range", "1"], "--env must be the id of a registered environment, got 'Nowhere-v0'"),
+    ],
+)
+def test_it_refuses_bad_arguments(
+    model: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["goals", model, "--env", POINT, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_it_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["goals", str(tmp_path / "none.zip"), "--env", POINT]) == 1
+    assert "MODEL must be a file, got" in capsys.readouterr().err
