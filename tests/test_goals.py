@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.evaluation import GoalReacher, evaluate_goals, sample_goals
-from sb3_metra.evaluation.goals import GOAL_RANGES, goal_distance, goal_staying_time, goal_success
-from tests.toys import Follower, GoalPoint, goal_points, scripted_envs, tiny_model
+from sb3_metra.evaluation.goals import GOAL_RANGES, evaluate_task_goals, goal_distance, goal_staying_time, goal_success
+from tests.toys import Chores, Follower, GoalPoint, goal_points, scripted_envs, tiny_model
 
 
 class Obedient(Follower):
@@ -173,6 +173,21 @@ def test_a_model_goes_with_its_own_phi() -> None:
     assert [len(places) for places in seen.coordinates] == [6] * 3
 
 
+def chores(n: int = 2, length: int = 14) -> DummyVecEnv:
+    return DummyVecEnv([lambda: gym.wrappers.TimeLimit(Chores(), length) for _ in range(n)])
+
+
+def test_tasks_are_goals_too() -> None:
+    prior = SpherePrior(2)
+    model = Obedient(GoalPoint(), prior)
+    tasks = ["north", "east", "east"]
+    assert evaluate_task_goals(model, chores(), tasks, where, prior).tolist() == [True, True, True]
+    assert evaluate_task_goals(model, chores(length=8), tasks, where, prior).tolist() == [False] * 3  # 0.8 units
+    # a phi that sees east alone sends every skill there
+    eastward = evaluate_task_goals(model, chores(), tasks, lambda place: where(place) * [1, 0], prior)
+    assert eastward.tolist() == [False, True, True]
+
+
 # Bad input
 
 
@@ -200,6 +215,13 @@ def test_environments_that_lack_what_is_needed_are_refused() -> None:
         evaluate_goals(model, goal_points(1), goals[:, :1], where, prior)
     with pytest.raises(ValueError, match="env must be a VecNormalize with training=False"):
         evaluate_goals(model, VecNormalize(goal_points(1)), goals, where, prior)
+
+
+def test_tasks_that_an_environment_does_not_have_are_refused() -> None:
+    prior = SpherePrior(2)
+    for env in (goal_points(1), chores(1)):
+        with pytest.raises(ValueError, match=r'tasks must be among info\["tasks"\] of env, .*, got \[\'west\'\]'):
+            evaluate_task_goals(Obedient(GoalPoint(), prior), env, ["west"], where, prior)
 
 
 @pytest.mark.parametrize(("half_widths", "n"), [((), 5), ((0.0,), 5), ((np.inf,), 5), ((1.0,), 0)])

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_metra import cli
+from sb3_metra.commands.goals import half_widths_of
 from sb3_metra.envs.point import PointMassEnv
-from tests.toys import GoalPoint, tiny_model
+from tests.toys import Chores, GoalPoint, tiny_model
 
 POINT = "sb3_metra/PointMass-v0"
 
@@ -52,6 +54,21 @@ def test_it_prints_what_it_measured(model: str, tmp_path: Path, capsys: pytest.C
     assert all(np.isfinite(first[name]) for name in names)
 
 
+def test_goals_may_be_tasks(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    env_id = "tests/Chores-v0"
+    gym.register(env_id, Chores, max_episode_steps=15)
+    try:
+        assert cli.main(["goals", model, "--env", env_id, "--n-goals", "5", "--n-envs", "2"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert set(result["goal_success_by_task"]) == {"east", "north"}
+        assert result["hold"] is True
+        assert 0 <= result["goal_success"] <= 1
+        assert cli.main(["goals", model, "--env", env_id, "--no-hold", "--range", "3"]) == 1
+        assert "--range and --plot are for goals that are places, but those of this" in capsys.readouterr().err
+    finally:
+        del gym.registry[env_id]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -59,10 +76,7 @@ def test_it_prints_what_it_measured(model: str, tmp_path: Path, capsys: pytest.C
         (["--n-envs", "0"], "--n-envs must be at least 1, got 0"),
         (["--range", "5"], 'goals must have as many coordinates as info["coordinates"] of env, got 1 and'),
         (["--range", "-5", "5"], "half_widths finite numbers above 0, got n=50 and half_widths=[-5.0, 5.0]"),
-        (
-            ["--env", "Pendulum-v1"],
-            "--range must be given for an environment that has none of its own, got none for Pend",
-        ),
+        (["--env", "Pendulum-v1"], "Observation spaces do not match"),
         (["--env", "Nowhere-v0", "--range", "1"], "--env must be the id of a registered environment, got 'Nowhere-v0'"),
     ],
 )
@@ -73,6 +87,12 @@ def test_it_refuses_bad_arguments(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_range_is_asked_for_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match="--range must be given for an environment that has none of its own, got none"):
+        half_widths_of("Pendulum-v1", None)
+    assert half_widths_of("Pendulum-v1", [3.0]) == [3.0]
 
 
 def test_it_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import sb3_metra.envs  # noqa: F401
 from sb3_metra.downstream import TASKS
-from sb3_metra.downstream.tasks import HURDLES, GoalTask
+from sb3_metra.downstream.tasks import HURDLES, AchieveTask, GoalTask
+from tests.toys import Chores
 
 STATE_TASKS = [
     "sb3_metra/PointMassGoal-v0",
@@ -195,6 +196,33 @@ def test_tasks_run_in_processes() -> None:
     assert env.reset()["goal"].shape == (2, 2)
     assert env.step(np.zeros((2, 2), np.float32))[1].shape == (2,)
     env.close()
+
+
+# Named tasks
+
+
+def test_a_task_is_rewarded_once_and_ends_the_episode() -> None:
+    env = AchieveTask(Chores(reset_noise_scale=0.0, step_size=0.6))
+    check_env(env)
+    observation, info = env.reset(options={"task": "north"})
+    np.testing.assert_array_equal(observation["goal"], [0, 1])
+    assert not info["is_success"]
+    assert walk(env, 3, (1.0, 0.0)) == [(0, False)] * 3  # east is not what was asked for
+    assert walk(env, 2, (0.0, 1.0)) == [(0, False), (1, True)]
+
+
+def test_tasks_are_drawn_by_the_seed() -> None:
+    env = AchieveTask(Chores())
+    drawn = [[tuple(env.reset(seed=seed)[0]["goal"]) for seed in range(20)] for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {(1, 0), (0, 1)}
+
+
+def test_tasks_that_there_are_not_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'env must tell which tasks are achieved as info\["tasks"\]'):
+        AchieveTask(gym.make("sb3_metra/PointMass-v0"))
+    with pytest.raises(ValueError, match=r"task must be one of \['east', 'north'\], got 'west'"):
+        AchieveTask(Chores()).reset(options={"task": "west"})
 
 
 # Hurdles

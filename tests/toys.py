@@ -147,3 +147,24 @@ class GoalPoint(PointMassEnv):
 def goal_points(n: int = 3, length: int = 40, **kwargs: Any) -> VecEnv:
     """Point masses that know goals, with episodes of a length."""
     return DummyVecEnv([lambda: gym.wrappers.TimeLimit(GoalPoint(**kwargs), length) for _ in range(n)])
+
+
+class Chores(GoalPoint):
+    """A point mass with two tasks: to have been a unit east, and a unit north."""
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        x, y = info["coordinates"]
+        self.done = {"east": self.done["east"] or bool(x > 1), "north": self.done["north"] or bool(y > 1)}
+        return {"tasks": dict(self.done)}
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self.done = {"east": False, "north": False}
+        observation, info = super().reset(**kwargs)
+        return observation, self._told(info)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, self._told(info)
+
+    def goal_observation(self, goal: Any) -> np.ndarray:
+        return np.array({"east": [1.5, 0.0], "north": [0.0, 1.5]}[goal], np.float32)

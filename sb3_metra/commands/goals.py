@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.commands.loading import load_model, parse_keyword_arguments
-from sb3_metra.evaluation.goals import GOAL_RANGES, GoalTrajectories, evaluate_goals, sample_goals
+from sb3_metra.evaluation.goals import GOAL_RANGES, evaluate_goals, evaluate_task_goals, sample_goals
+from sb3_metra.metra import METRA
 
 
 def run(arguments: list[str]) -> None:
@@ -25,7 +27,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--range", type=float, nargs="+", metavar="X", help="how far goals lie at most along each coordinate"
     )
-    parser.add_argument("--hold", action="store_true", help="keep the skill chosen at an episode's start")
+    parser.add_argument(
+        "--hold",
+        action=argparse.BooleanOptionalAction,
+        help="keep the skill chosen at an episode's start; as the paper, by default where goals are tasks alone",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of goals and environment (default: %(default)s)")
     parser.add_argument("--n-envs", type=int, default=8, help="environments at once (default: %(default)s)")
     parser.add_argument(
@@ -57,7 +63,7 @@ def measure_goals(
     env_id: str,
     n_goals: int = 50,
     goal_range: list[float] | None = None,
-    hold: bool = False,
+    hold: bool | None = None,
     seed: int = 0,
     n_envs: int = 8,
     plot: Path | None = None,
@@ -71,7 +77,8 @@ def measure_goals(
     :param env_id: id of the environment
     :param n_goals: number of goals, one episode each
     :param goal_range: how far goals lie at most along each coordinate; ``None``: the paper's, where there is one
-    :param hold: keep the skill chosen at an episode's start instead of choosing at every step
+    :param hold: keep the skill chosen at an episode's start instead of choosing at every step; ``None``: where goals
+        are tasks alone
     :param seed: seed of goals and environment
     :param n_envs: environments at once
     :param plot: where to draw the ways to the goals
@@ -82,30 +89,69 @@ def measure_goals(
     for name, value in (("--n-goals", n_goals), ("--n-envs", n_envs)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    half_widths = GOAL_RANGES.get(env_id) if goal_range is None else goal_range
-    if half_widths is None:
-        raise ValueError(f"--range must be given for an environment that has none of its own, got none for {env_id}.")
-    goals = sample_goals(half_widths, n_goals, np.random.default_rng(seed))
-    model, env = load_model(path, env_id, n_envs=min(n_envs, n_goals), env_kwargs=env_kwargs, device=device)
+    n_envs = min(n_envs, n_goals)
+    model, env = load_model(path, env_id, n_envs=n_envs, env_kwargs=env_kwargs, device=device)
     try:
-        trajectories = evaluate_goals(
-            model, env, goals, model.encode, model.skill_prior, hold=hold, seed=seed, progress=_show_progress(n_goals)
-        )
+        env.reset()
+        tasks = list(env.unwrapped.reset_infos[0].get("tasks", ()))
+        hold = bool(tasks) if hold is None else hold
+        common: dict[str, Any] = {"hold": hold, "seed": seed, "progress": _show_progress(n_goals)}
+        if tasks:
+            result = _achieve_tasks(model, env, tasks, n_goals, goal_range is not None or plot is not None, common)
+        else:
+            result = _reach_places(model, env, half_widths_of(env_id, goal_range), n_goals, plot, common)
     finally:
         env.close()
-    if plot is not None:
-        _draw(trajectories, plot)
     return {
-        **trajectories.metrics(),
+        **result,
         "n_goals": n_goals,
-        "range": list(half_widths),
         "hold": hold,
         "seed": seed,
-        "n_envs": min(n_envs, n_goals),
+        "n_envs": n_envs,
         "env": env_id,
         "env_kwargs": env_kwargs or {},
         "model": str(path),
     }
+
+
+def half_widths_of(env_id: str, goal_range: list[float] | None) -> list[float]:
+    """
+    How far goals lie from the origin along each coordinate.
+
+    :param env_id: id of the environment
+    :param goal_range: what was asked for; ``None``: what the environment has
+    :raises ValueError: where it has none
+    """
+    half_widths = GOAL_RANGES.get(env_id) if goal_range is None else goal_range
+    if half_widths is None:
+        raise ValueError(f"--range must be given for an environment that has none of its own, got none for {env_id}.")
+    return list(half_widths)
+
+
+def _reach_places(
+    model: METRA, env: VecEnv, half_widths: list[float], n_goals: int, plot: Path | None, common: dict[str, Any]
+) -> dict[str, Any]:
+    goals = sample_goals(half_widths, n_goals, np.random.default_rng(common["seed"]))
+    trajectories = evaluate_goals(model, env, goals, model.encode, model.skill_prior, **common)
+    if plot is not None:
+        from sb3_metra.evaluation.plotting import plot_goals
+
+        plot_goals(trajectories.coordinates, trajectories.goals, plot)
+    return {**trajectories.metrics(), "range": half_widths}
+
+
+def _achieve_tasks(
+    model: METRA, env: VecEnv, tasks: list[str], n_goals: int, misplaced: bool, common: dict[str, Any]
+) -> dict[str, Any]:
+    """Each task in turn, until there have been ``n_goals`` episodes."""
+    if misplaced:
+        raise ValueError(
+            f"--range and --plot are for goals that are places, but those of this environment are {tasks}."
+        )
+    goals = [tasks[i % len(tasks)] for i in range(n_goals)]
+    achieved = evaluate_task_goals(model, env, goals, model.encode, model.skill_prior, **common)
+    by_task = {task: float(achieved[[goal == task for goal in goals]].mean()) for task in tasks if task in goals}
+    return {"goal_success": float(achieved.mean()), "goal_success_by_task": by_task}
 
 
 def _show_progress(n_goals: int) -> Any:
@@ -117,9 +163,3 @@ def _show_progress(n_goals: int) -> Any:
         print(f"\r{done} of {n_goals} goals", end="" if done < n_goals else "\n", file=sys.stderr, flush=True)
 
     return show
-
-
-def _draw(trajectories: GoalTrajectories, path: Path) -> None:
-    from sb3_metra.evaluation.plotting import plot_goals
-
-    plot_goals(trajectories.coordinates, trajectories.goals, path)

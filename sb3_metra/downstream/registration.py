@@ -29,6 +29,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
         f"{_TASKS}:make_goal_task",
         {"body": "HumanoidPixels", "goal_range": 5.0, "radius": 1.5},
     ),
+    "sb3_metra/KitchenGoal-v0": (f"{_TASKS}:make_achieve_task", {"body": "KitchenPixels"}),
 }
 """Every task: how it is made, and the arguments. Ranges and radii of MuJoCo's bodies are those of CSF's code."""
 

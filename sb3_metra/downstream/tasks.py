@@ -139,6 +139,50 @@ class HurdleTask(gym.Wrapper[Any, Any, Any, Any]):
         return observation, float(self._passed - before), terminated, truncated, info
 
 
+class AchieveTask(gym.Wrapper[Any, Any, Any, Any]):
+    """
+    Achieve one of an environment's tasks. The reward is 1 when it is achieved for the first time, and the episode ends.
+
+    The observation is a dictionary: ``"observation"``, the environment's own, and ``"goal"``, a one-hot vector of the
+    task that is asked for, which is drawn at the reset. The environment's own reward is left out.
+
+    :param env: an environment that tells, at every reset and step, which of its tasks the episode has achieved so far,
+        by name: ``info["tasks"]``
+    :raises ValueError: where it does not
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        info = env.reset()[1]
+        if not info.get("tasks"):
+            raise ValueError('env must tell which tasks are achieved as info["tasks"], at every reset and step')
+        self.tasks = list(info["tasks"])
+        self.task = self.tasks[0]
+        goal_space = spaces.Box(0.0, 1.0, (len(self.tasks),), np.float32)
+        self.observation_space = spaces.Dict({"observation": env.observation_space, "goal": goal_space})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As Gymnasium's ``reset``; ``options=dict(task=...)`` names the task instead of drawing it."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.task = self.tasks[self.np_random.integers(len(self.tasks))]
+        if options is not None and "task" in options:
+            self.task = options["task"]
+            if self.task not in self.tasks:
+                raise ValueError(f"task must be one of {self.tasks}, got {self.task!r}")
+        return self._observe(observation, info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """As Gymnasium's ``step``."""
+        observation, _, terminated, truncated, info = self.env.step(action)
+        achieved = bool(info["tasks"][self.task])
+        observation, info = self._observe(observation, info)
+        return observation, float(achieved), terminated or achieved, truncated, info
+
+    def _observe(self, observation: Any, info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        goal = np.array([task == self.task for task in self.tasks], np.float32)
+        return {"observation": observation, "goal": goal}, {**info, "is_success": bool(info["tasks"][self.task])}
+
+
 def make_goal_task(
     body: str,
     goal_range: float,
@@ -160,6 +204,16 @@ def make_goal_task(
     :param kwargs: of the environment
     """
     return GoalTask(_make(body, **kwargs), goal_range, radius, new_goal_every, reward, relative_goal)
+
+
+def make_achieve_task(body: str, **kwargs: Any) -> AchieveTask:
+    """
+    :class:`AchieveTask` of one of this package's environments.
+
+    :param body: name of the environment, e.g. ``"KitchenPixels"``
+    :param kwargs: of the environment
+    """
+    return AchieveTask(_make(body, **kwargs))
 
 
 def make_hurdle_task(**kwargs: Any) -> HurdleTask:

@@ -206,10 +206,68 @@ def evaluate_goals(
     :return: goals and trajectories, whose ``metrics()`` are goal distance, success and staying time
     :raises ValueError: for goals that are no table of places, and environments that lack what is needed
     """
-    vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    vec_env = _as_vec_env(env, seed)
     goals = np.asarray(goals, dtype=np.float64)
     if goals.ndim != 2 or not len(goals) or not np.isfinite(goals).all():
         raise ValueError(f"goals must be finite places of shape (n, k), got an array of shape {goals.shape}")
+    coordinates: list[np.ndarray] = []
+    for start in range(0, len(goals), vec_env.num_envs):
+        chunk = goals[start : start + vec_env.num_envs]
+        observation = vec_env.reset()
+        _check_places(vec_env.unwrapped.reset_infos, goals.shape[1])
+        reacher = GoalReacher(model, encode, prior, _goal_observations(vec_env, list(chunk)), hold)
+        infos = _run(reacher, vec_env, observation, len(chunk))
+        coordinates += [np.asarray([info["coordinates"] for info in episode], np.float64) for episode in infos]
+        if progress is not None:
+            progress(len(coordinates))
+    return GoalTrajectories(goals, coordinates)
+
+
+def evaluate_task_goals(
+    model: SkillPredictor,
+    env: VecEnv | gym.Env,
+    tasks: Sequence[str],
+    encode: Encoder,
+    prior: SkillPrior,
+    *,
+    hold: bool = True,
+    seed: int | None = 0,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """
+    As :func:`evaluate_goals`, where goals are tasks with names, as in Kitchen.
+
+    :param model: the policy over states and skills
+    :param env: an environment, or a vectorised one, that reports ``info["tasks"]``, which of them an episode has
+        achieved so far, and whose method ``goal_observation(task)`` gives the observation where one is done
+    :param tasks: the task of each episode, n of them
+    :param encode: phi, an algorithm's ``encode``
+    :param prior: p(z), an algorithm's ``skill_prior``
+    :param hold: keep the skill chosen at an episode's start, as the paper does, instead of choosing at every step
+    :param seed: of the environments' resets; ``None``: as they come
+    :param progress: called with the number of episodes that are done
+    :return: whether each episode achieved its task, (n,)
+    :raises ValueError: for environments that lack what is needed, and tasks that are none
+    """
+    vec_env = _as_vec_env(env, seed)
+    achieved: list[bool] = []
+    for start in range(0, len(tasks), vec_env.num_envs):
+        chunk = list(tasks[start : start + vec_env.num_envs])
+        observation = vec_env.reset()
+        known = vec_env.unwrapped.reset_infos[0].get("tasks", {})
+        if not known.keys() >= set(chunk):
+            raise ValueError(f'tasks must be among info["tasks"] of env, {list(known)}, got {chunk}')
+        reacher = GoalReacher(model, encode, prior, _goal_observations(vec_env, chunk), hold)
+        infos = _run(reacher, vec_env, observation, len(chunk))
+        achieved += [bool(episode[-1]["tasks"][task]) for episode, task in zip(infos, chunk, strict=True)]
+        if progress is not None:
+            progress(len(achieved))
+    return np.array(achieved, dtype=bool)
+
+
+def _as_vec_env(env: VecEnv | gym.Env, seed: int | None) -> VecEnv:
+    """Environments that know goals, seeded, as a vectorised one."""
+    vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     if not vec_env.has_attr("goal_observation"):
         raise ValueError("env must have a method goal_observation(goal), got one without")
     normalizer = unwrap_vec_normalize(vec_env)
@@ -217,52 +275,42 @@ def evaluate_goals(
         raise ValueError("env must be a VecNormalize with training=False, got training=True: rollouts would change it")
     if seed is not None:
         vec_env.seed(seed)
-    coordinates: list[np.ndarray] = []
-    for start in range(0, len(goals), vec_env.num_envs):
-        chunk = goals[start : start + vec_env.num_envs]
-        observation = vec_env.reset()
-        places = _first_places(vec_env, len(chunk), goals.shape[1])
-        seen = _goal_observations(vec_env, chunk)
-        reacher = GoalReacher(
-            model, encode, prior, seen if normalizer is None else normalizer.normalize_obs(seen), hold
-        )
-        coordinates += _run(reacher, vec_env, observation, places)
-        if progress is not None:
-            progress(len(coordinates))
-    return GoalTrajectories(goals, coordinates)
+    return vec_env
 
 
-def _first_places(env: VecEnv, n: int, n_coordinates: int) -> list[list[np.ndarray]]:
-    infos = env.unwrapped.reset_infos[:n]
+def _check_places(infos: Sequence[dict[str, Any]], n_coordinates: int) -> None:
     for info in infos:
         if np.shape(info.get("coordinates", ())) != (n_coordinates,):
             raise ValueError(
                 f'goals must have as many coordinates as info["coordinates"] of env, got {n_coordinates} and '
                 f"{info.get('coordinates')}"
             )
-    return [[info["coordinates"]] for info in infos]
 
 
-def _goal_observations(env: VecEnv, goals: np.ndarray) -> Any:
-    """The observations at the goals, one for each environment; spare environments go where the first one goes."""
-    padded = np.concatenate([goals, np.repeat(goals[:1], env.num_envs - len(goals), axis=0)])
+def _goal_observations(env: VecEnv, goals: list[Any]) -> Any:
+    """What is seen at the goals, one for each environment; spare environments go where the first one goes."""
+    padded = goals + goals[:1] * (env.num_envs - len(goals))
     seen = [env.env_method("goal_observation", goal, indices=[i])[0] for i, goal in enumerate(padded)]
+    normalizer = unwrap_vec_normalize(env)
     if isinstance(seen[0], dict):
-        return {key: np.stack([observation[key] for observation in seen]) for key in seen[0]}
-    return np.stack(seen)
+        stacked: Any = {key: np.stack([observation[key] for observation in seen]) for key in seen[0]}
+    else:
+        stacked = np.stack(seen)
+    return stacked if normalizer is None else normalizer.normalize_obs(stacked)
 
 
-def _run(reacher: GoalReacher, env: VecEnv, observation: Any, places: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """One episode of each environment that there is a list of places for."""
-    running = np.ones(len(places), bool)
+def _run(reacher: GoalReacher, env: VecEnv, observation: Any, n: int) -> list[list[dict[str, Any]]]:
+    """One episode of each of the first ``n`` environments: the infos of its reset and of each of its steps."""
+    infos = [[info] for info in env.unwrapped.reset_infos[:n]]
+    running = np.ones(n, bool)
     skills, starts = None, np.ones(env.num_envs, bool)
     while running.any():
         actions, skills = reacher.predict(observation, skills, starts, deterministic=True)
-        observation, _, starts, infos = env.step(actions)
+        observation, _, starts, news = env.step(actions)
         for i in np.flatnonzero(running):
-            places[i].append(infos[i]["coordinates"])
-        running &= ~starts[: len(places)]
-    return [np.asarray(visited, dtype=np.float64) for visited in places]
+            infos[i].append(news[i])
+        running &= ~starts[:n]
+    return infos
 
 
 def _distances(coordinates: Sequence[np.ndarray], goals: np.ndarray) -> list[np.ndarray]:
