@@ -13,9 +13,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
+from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.evaluation import GoalReacher, evaluate_goals, sample_goals
 from sb3_metra.evaluation.goals import GOAL_RANGES, evaluate_task_goals, goal_distance, goal_staying_time, goal_success
-from tests.toys import Chores, Follower, GoalPoint, goal_points, scripted_envs, tiny_model
+from tests.toys import Chores, Follower, goal_points, scripted_envs, tiny_model
 
 
 class Obedient(Follower):
@@ -40,7 +41,7 @@ def four_ways(observation: np.ndarray) -> np.ndarray:
 
 def reacher(goals: Any, discrete: bool = False, **kwargs: Any) -> GoalReacher:
     prior = OneHotPrior(4) if discrete else SpherePrior(2)
-    return GoalReacher(Obedient(GoalPoint(), prior), four_ways if discrete else where, prior, goals, **kwargs)
+    return GoalReacher(Obedient(PointMassEnv(), prior), four_ways if discrete else where, prior, goals, **kwargs)
 
 
 # Which skill
@@ -125,7 +126,7 @@ def test_goals_lie_in_their_ranges() -> None:
 def test_an_obedient_point_reaches_what_is_near_enough(discrete: bool, n_envs: int) -> None:
     goals = np.array([[2.0, 1.0], [-1.0, 2.0], [30.0, 0.0], [0.5, -1.0]])
     prior = OneHotPrior(4) if discrete else SpherePrior(2)
-    model, encode = Obedient(GoalPoint(), prior), four_ways if discrete else where
+    model, encode = Obedient(PointMassEnv(), prior), four_ways if discrete else where
     done: list[int] = []
     seen = evaluate_goals(model, goal_points(n_envs), goals, encode, prior, progress=done.append)
     assert done[-1] == 4
@@ -139,7 +140,7 @@ def test_an_obedient_point_reaches_what_is_near_enough(discrete: bool, n_envs: i
 
 def test_a_held_skill_runs_past_the_goal() -> None:
     prior = SpherePrior(2)
-    model, goals = Obedient(GoalPoint(), prior), np.array([[2.0, 0.0], [0.0, -1.0]])
+    model, goals = Obedient(PointMassEnv(), prior), np.array([[2.0, 0.0], [0.0, -1.0]])
     held = evaluate_goals(model, goal_points(2), goals, where, prior, hold=True)
     steered = evaluate_goals(model, goal_points(2), goals, where, prior)
     np.testing.assert_allclose(goal_distance(held.coordinates, goals), [2, 3], atol=0.2)  # 40 steps are 4 units
@@ -149,7 +150,9 @@ def test_a_held_skill_runs_past_the_goal() -> None:
 def test_a_seed_repeats_an_evaluation() -> None:
     prior = SpherePrior(2)
     runs = [
-        evaluate_goals(Obedient(GoalPoint(), prior), goal_points(2), sample_goals((3, 3), 5), where, prior, seed=seed)
+        evaluate_goals(
+            Obedient(PointMassEnv(), prior), goal_points(2), sample_goals((3, 3), 5), where, prior, seed=seed
+        )
         for seed in (1, 1, 2)
     ]
     first, again, other = (np.concatenate(run.coordinates) for run in runs)
@@ -159,9 +162,9 @@ def test_a_seed_repeats_an_evaluation() -> None:
 
 def test_episodes_that_end_apart_are_kept_whole() -> None:
     prior = SpherePrior(2)
-    env = DummyVecEnv([partial(gym.wrappers.TimeLimit, GoalPoint(), length) for length in (5, 12)])
+    env = DummyVecEnv([partial(gym.wrappers.TimeLimit, PointMassEnv(), length) for length in (5, 12)])
     goals = np.array([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
-    seen = evaluate_goals(Obedient(GoalPoint(), prior), env, goals, where, prior)
+    seen = evaluate_goals(Obedient(PointMassEnv(), prior), env, goals, where, prior)
     assert [len(places) for places in seen.coordinates] == [6, 13, 6]
     np.testing.assert_allclose([places[-1, 0] for places in seen.coordinates[:2]], [0.5, 1.2], atol=0.15)
 
@@ -179,7 +182,7 @@ def chores(n: int = 2, length: int = 14) -> DummyVecEnv:
 
 def test_tasks_are_goals_too() -> None:
     prior = SpherePrior(2)
-    model = Obedient(GoalPoint(), prior)
+    model = Obedient(PointMassEnv(), prior)
     tasks = ["north", "east", "east"]
     assert evaluate_task_goals(model, chores(), tasks, where, prior).tolist() == [True, True, True]
     assert evaluate_task_goals(model, chores(length=8), tasks, where, prior).tolist() == [False] * 3  # 0.8 units
@@ -203,12 +206,12 @@ def test_goals_of_another_shape_are_refused() -> None:
 def test_goals_that_are_no_table_of_places_are_refused(goals: np.ndarray) -> None:
     prior = SpherePrior(2)
     with pytest.raises(ValueError, match=r"goals must be finite places of shape \(n, k\), got an array of shape"):
-        evaluate_goals(Obedient(GoalPoint(), prior), goal_points(1), goals, where, prior)
+        evaluate_goals(Obedient(PointMassEnv(), prior), goal_points(1), goals, where, prior)
 
 
 def test_environments_that_lack_what_is_needed_are_refused() -> None:
     prior = SpherePrior(2)
-    model, goals = Obedient(GoalPoint(), prior), np.zeros((1, 2))
+    model, goals = Obedient(PointMassEnv(), prior), np.zeros((1, 2))
     with pytest.raises(ValueError, match=r"env must have a method goal_observation\(goal\), got one without"):
         evaluate_goals(model, scripted_envs(1), goals, where, prior)
     with pytest.raises(ValueError, match=r'as many coordinates as info\["coordinates"\] of env, got 1 and \['):
@@ -221,7 +224,7 @@ def test_tasks_that_an_environment_does_not_have_are_refused() -> None:
     prior = SpherePrior(2)
     for env in (goal_points(1), chores(1)):
         with pytest.raises(ValueError, match=r'tasks must be among info\["tasks"\] of env, .*, got \[\'west\'\]'):
-            evaluate_task_goals(Obedient(GoalPoint(), prior), env, ["west"], where, prior)
+            evaluate_task_goals(Obedient(PointMassEnv(), prior), env, ["west"], where, prior)
 
 
 @pytest.mark.parametrize(("half_widths", "n"), [((), 5), ((0.0,), 5), ((np.inf,), 5), ((1.0,), 0)])
@@ -255,6 +258,6 @@ def test_the_picture_shows_what_was_reached(k: int, tmp_path: Path) -> None:
 
 def test_gym_environments_are_taken_as_they_are() -> None:
     prior = SpherePrior(2)
-    env = gym.wrappers.TimeLimit(GoalPoint(), 5)
+    env = gym.wrappers.TimeLimit(PointMassEnv(), 5)
     seen = evaluate_goals(Obedient(env, prior), env, np.ones((1, 2)), where, prior)
     assert len(seen.coordinates[0]) == 6

@@ -10,15 +10,9 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_metra import cli
 from sb3_metra.commands.goals import half_widths_of
-from sb3_metra.envs.point import PointMassEnv
-from tests.toys import Chores, GoalPoint, tiny_model
+from tests.toys import Chores, tiny_model
 
 POINT = "sb3_metra/PointMass-v0"
-
-
-@pytest.fixture(autouse=True)
-def _point_mass_knows_goals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PointMassEnv, "goal_observation", GoalPoint.goal_observation, raising=False)
 
 
 @pytest.fixture(scope="module")

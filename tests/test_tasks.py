@@ -24,7 +24,7 @@ STATE_TASKS = [
     "sb3_metra/HalfCheetahGoal-v0",
     "sb3_metra/HalfCheetahHurdle-v0",
 ]
-PIXEL_TASKS = ["sb3_metra/QuadrupedGoal-v0", "sb3_metra/HumanoidGoal-v0"]
+PIXEL_TASKS = ["sb3_metra/QuadrupedGoal-v0", "sb3_metra/HumanoidGoal-v0", "sb3_metra/KitchenGoal-v0"]
 
 
 def point_task(**kwargs: Any) -> GoalTask:
@@ -44,7 +44,7 @@ def make(env_id: str, **kwargs: Any) -> gym.Env:
     if "PointMass" not in env_id:
         pytest.importorskip("mujoco")
     if env_id in PIXEL_TASKS:
-        pytest.importorskip("dm_control")
+        pytest.importorskip("gymnasium_robotics" if "Kitchen" in env_id else "dm_control")
     return gym.make(env_id, **kwargs)
 
 

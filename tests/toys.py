@@ -137,19 +137,12 @@ class Follower:
         return np.clip(state[..., :n_actions], self.action_space.low, self.action_space.high), state
 
 
-class GoalPoint(PointMassEnv):
-    """The point mass, which knows what it would see at a goal."""
-
-    def goal_observation(self, goal: np.ndarray) -> np.ndarray:
-        return np.asarray(goal, np.float32)
-
-
 def goal_points(n: int = 3, length: int = 40, **kwargs: Any) -> VecEnv:
-    """Point masses that know goals, with episodes of a length."""
-    return DummyVecEnv([lambda: gym.wrappers.TimeLimit(GoalPoint(**kwargs), length) for _ in range(n)])
+    """Point masses with episodes of a length."""
+    return DummyVecEnv([lambda: gym.wrappers.TimeLimit(PointMassEnv(**kwargs), length) for _ in range(n)])
 
 
-class Chores(GoalPoint):
+class Chores(PointMassEnv):
     """A point mass with two tasks: to have been a unit east, and a unit north."""
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
