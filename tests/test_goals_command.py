@@ -91,4 +91,4 @@ def test_a_range_is_asked_for_where_there_is_none() -> None:
 
 def test_it_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["goals", str(tmp_path / "none.zip"), "--env", POINT]) == 1
-    assert "MODEL must be a file, got" in capsys.readouterr().err
+    assert "MODEL must be a file or a run's folder, got" in capsys.readouterr().err
