@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_metra.envs  # noqa: F401
 from sb3_metra import METRA
-from sb3_metra.downstream import KeepSkill, sac_from_skill
+from sb3_metra.downstream import sac_from_skill
 from tests.toys import Scripted, scripted_envs, tiny_model
 
 ARCH = {"policy_kwargs": {"net_arch": {"pi": [8, 7], "qf": [9]}}}
@@ -99,28 +99,6 @@ def test_its_first_steps_are_the_skill_s() -> None:
     states = np.stack([np.array([0, 0, step], np.float32) for step in range(20)])
     wanted, _ = model.predict(states, state=skill, deterministic=True)
     np.testing.assert_allclose(env.envs[0].unwrapped.actions, wanted, atol=1e-3)  # type: ignore[attr-defined]
-
-
-def test_the_actor_is_kept_while_critics_learn() -> None:
-    env = make_vec_env("sb3_metra/PointMassGoal-v0", n_envs=2)
-    sac = sac_from_skill(skilled(), env, SKILLS[False], batch_size=8, train_freq=8, seed=0)
-
-    def weights(module: th.nn.Module) -> th.Tensor:
-        return th.cat([parameter.detach().flatten().clone() for parameter in module.parameters()])
-
-    actor, critic = weights(sac.actor), weights(sac.critic)
-    keep = KeepSkill(48)
-    sac.learn(48, callback=keep)
-    assert th.equal(weights(sac.actor), actor)
-    assert not th.equal(weights(sac.critic), critic)
-    assert all(parameter.requires_grad for parameter in sac.actor.parameters())
-    sac.learn(16, callback=keep, reset_num_timesteps=False)
-    assert not th.equal(weights(sac.actor), actor)
-
-
-def test_keeping_for_less_than_no_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
-        KeepSkill(-1)
 
 
 def test_arguments_reach_sac() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
@@ -39,38 +38,6 @@ class SkillStartPolicy(SACPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"critic_activation_fn": self.critic_activation_fn}
-
-
-class KeepSkill(BaseCallback):
-    """
-    For the first steps of ``learn``, keep the actor as it is, while the critics learn to judge it.
-
-    Fresh critics know nothing of the task, and would lead the actor away from the skill before they do.
-
-    :param steps: steps of all environments, counted as ``num_timesteps``
-    """
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        if steps < 0:
-            raise ValueError(f"steps must be at least 0, got {steps}")
-        self.steps = steps
-
-    def _set_frozen(self) -> None:
-        self.model.policy.actor.requires_grad_(self.num_timesteps > self.steps)
-
-    def _on_training_start(self) -> None:
-        self._set_frozen()
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        """Between collecting and the gradient steps."""
-        self._set_frozen()
-
-    def _on_training_end(self) -> None:
-        self.model.policy.actor.requires_grad_(True)
 
 
 def sac_from_skill(
