@@ -24,7 +24,7 @@ GOAL_RANGES: dict[str, tuple[float, ...]] = {
     "sb3_metra/QuadrupedPixels-v0": (15.0, 15.0),
     "sb3_metra/HumanoidPixels-v0": (10.0, 10.0),
 }
-"""How far from the origin goals are drawn along each coordinate; for MuJoCo's bodies the ranges of the paper."""
+"""How far from the origin goals are drawn along each coordinate; for MuJoCo's bodies as in the code of CSF."""
 
 
 class GoalReacher:
