@@ -138,6 +138,8 @@ class SkillPolicy(BasePolicy):
     :param normalize_images: divide images by 255
     :param optimizer_class: optimiser of every network and multiplier
     :param optimizer_kwargs: its keyword arguments, without the learning rate; Adam is fused unless said otherwise
+    :param actor_gain: scale of the actor's initial output weights: how much the first actions depend on the skill
+        (the authors' code: 0.1)
     :param n_critics: number of Q-functions
     :param share_critic_encoder: one encoder of the observation for all Q-functions instead of one for each
     """
@@ -162,6 +164,7 @@ class SkillPolicy(BasePolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
+        actor_gain: float = 0.1,
         n_critics: int = 2,
         share_critic_encoder: bool = False,
     ) -> None:
@@ -184,6 +187,7 @@ class SkillPolicy(BasePolicy):
         self.net_arch: list[int] | dict[str, list[int]] = [1024, 1024] if net_arch is None else net_arch
         self.activation_fn = activation_fn
         self.actor_activation_fn = actor_activation_fn
+        self.actor_gain = actor_gain
         self.n_critics = n_critics
         self.share_critic_encoder = share_critic_encoder
         skill_space = spaces.Box(-np.inf, np.inf, (skill_prior.dim,), np.float32)
@@ -232,8 +236,8 @@ class SkillPolicy(BasePolicy):
             normalize_images=self.normalize_images,
         )
         initialize(actor.latent_pi, nn.init.xavier_uniform_)
-        for head in (actor.mu, actor.log_std):
-            initialize(head, nn.init.xavier_normal_, gain=0.1)  # type: ignore[arg-type]
+        for head, gain in ((actor.mu, self.actor_gain), (actor.log_std, 0.1)):
+            initialize(head, nn.init.xavier_normal_, gain)  # type: ignore[arg-type]
         return actor
 
     def make_critic(self) -> SkillCritic:
@@ -347,6 +351,7 @@ class SkillPolicy(BasePolicy):
             "features_extractor_kwargs",
             "optimizer_class",
             "optimizer_kwargs",
+            "actor_gain",
             "n_critics",
             "share_critic_encoder",
         ]
