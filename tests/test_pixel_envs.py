@@ -19,7 +19,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import sb3_metra.envs
-import sb3_metra.envs.vec as vec
+from sb3_metra.envs import rendering, vec
 from sb3_metra.envs.frames import FrameStack
 from sb3_metra.envs.pixel_point import PixelPointMassEnv
 from sb3_metra.envs.vec import count_gpus, make_pixel_vec_env, measure_throughput
@@ -470,8 +470,6 @@ def test_a_closed_renderer_says_so(dmc: Any) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drawing without a screen is the system's")
 def test_gl_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_metra.envs import rendering
-
     found: set[str] = set()
     monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: name if name in found else None)
     for libraries, expected in (({"EGL", "OSMesa"}, "egl"), ({"OSMesa"}, "osmesa")):
@@ -623,6 +621,57 @@ def test_gpus_are_counted_by_their_device_files(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert count_gpus(tmp_path) == (2 if sys.platform == "linux" else 0)
     assert count_gpus(tmp_path / "missing") == 0
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "n_devices", "named", "expected"),
+    [
+        (2, 3, None, ["0", "1", "0"]),  # EGL counts the CPU's driver, too
+        (8, 1, None, [None, None, None]),  # GPUs that EGL has no driver for
+        (1, 2, None, [None, None, None]),
+        (2, 2, "1", ["1", "1", "1"]),  # what is named is kept
+    ],
+)
+def test_workers_take_turns_with_the_gpus_that_can_draw(
+    n_gpus: int, n_devices: int, named: str | None, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vec, "count_gpus", lambda: n_gpus)
+    monkeypatch.setattr(vec, "count_egl_devices", lambda: n_devices)
+    chosen = []
+    for rank in range(3):
+        monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", named or "")
+        if named is None:
+            monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID")
+        vec.share_gpus(rank)
+        chosen.append(os.environ.get("MUJOCO_EGL_DEVICE_ID"))
+    assert chosen == expected
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "")  # so that what the last rank has set is taken back
+
+
+def test_egl_devices_are_counted(dmc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if rendering.choose_gl() == "egl":
+        assert rendering.count_egl_devices() >= 1
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    assert rendering.count_egl_devices() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="EGL is Linux's")
+def test_a_gpu_that_is_named_and_missing_is_explained(dmc: Any) -> None:
+    if rendering.choose_gl() != "egl":
+        pytest.skip("drawing goes through EGL only where MUJOCO_GL says so")
+    program = "import gymnasium, sb3_metra.envs; gymnasium.make('sb3_metra/QuadrupedPixels-v0')"
+    environment = {**os.environ, "MUJOCO_EGL_DEVICE_ID": "99"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith("ValueError: MUJOCO_EGL_DEVICE_ID must be an integer between 0 and "), done.stderr
+    assert error.endswith("got 99.")
+
+
+def test_what_a_worker_refuses_is_raised_here() -> None:
+    with pytest.raises(ValueError, match=r"^frame_size must be an integer of at least 46, got 20\.$"):
+        make_pixel_vec_env(POINT, n_envs=2, env_kwargs={"frame_size": 20})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frame_sise'"):
+        make_pixel_vec_env(POINT, n_envs=1, env_kwargs={"frame_sise": 64})
 
 
 @pytest.mark.parametrize(

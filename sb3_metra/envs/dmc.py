@@ -1,6 +1,5 @@
 """Tasks of the dm_control suite seen through a camera, on a floor whose colour tells the place."""
 
-import contextlib
 from typing import Any
 
 import gymnasium as gym
@@ -9,24 +8,15 @@ from gymnasium import spaces
 
 from sb3_metra.envs.goals import check_place
 from sb3_metra.envs.pixels import MujocoPixelEnv
-from sb3_metra.envs.rendering import NO_GL, Quality, choose_gl, make_camera
+from sb3_metra.envs.rendering import Quality, explained_imports, make_camera
 
-with contextlib.suppress(ImportError):  # said again, and better placed, where something is drawn
-    choose_gl()  # before dm_control is imported, which otherwise looks for a screen
-
-try:
+with explained_imports(
+    "Pixel environments of the dm_control suite need dm_control and Shimmy: install them with "
+    '`pip install "sb3-metra[dmc]"`, on Python 3.10 to 3.12.'
+):
     import mujoco
     from dm_control import suite
     from shimmy.dm_control_compatibility import DmControlCompatibilityV0
-except ImportError as error:
-    raise ImportError(
-        "Pixel environments of the dm_control suite need dm_control and Shimmy: install them with "
-        '`pip install "sb3-metra[dmc]"`, on Python 3.10 to 3.12.'
-    ) from error
-except AttributeError as error:
-    if "'NoneType' object" not in str(error):  # PyOpenGL's way of saying that a library is missing
-        raise
-    raise ImportError(NO_GL.format(reason=f"MUJOCO_GL={choose_gl()}, whose library is not found")) from error
 
 _BLUE = 128
 

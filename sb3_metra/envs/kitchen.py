@@ -9,12 +9,11 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_metra.envs.pixels import MujocoPixelEnv
-from sb3_metra.envs.rendering import NO_GL, Quality, choose_gl
+from sb3_metra.envs.rendering import Quality, explained_imports
 
-with contextlib.suppress(ImportError):  # said again, and better placed, where something is drawn
-    choose_gl()  # before MuJoCo is imported, which otherwise looks for a screen
-
-try:
+with explained_imports(
+    'The Kitchen needs MuJoCo and Gymnasium-Robotics: install them with `pip install "sb3-metra[kitchen]"`.'
+):
     import mujoco
 
     with contextlib.redirect_stderr(io.StringIO()):  # it prints news of other environments
@@ -24,14 +23,6 @@ try:
             OBS_ELEMENT_INDICES,
             KitchenEnv,
         )
-except (ImportError, gym.error.DependencyNotInstalled) as error:
-    raise ImportError(
-        'The Kitchen needs MuJoCo and Gymnasium-Robotics: install them with `pip install "sb3-metra[kitchen]"`.'
-    ) from error
-except AttributeError as error:
-    if "'NoneType' object" not in str(error):  # PyOpenGL's way of saying that a library is missing
-        raise
-    raise ImportError(NO_GL.format(reason=f"MUJOCO_GL={choose_gl()}, whose library is not found")) from error
 
 TASKS = ("bottom burner", "light switch", "slide cabinet", "hinge cabinet", "microwave", "kettle")
 """The paper's six tasks; Gymnasium-Robotics has a seventh, the top burner."""

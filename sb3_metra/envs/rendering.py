@@ -1,17 +1,22 @@
 """Pictures of MuJoCo's scenes without a screen: one renderer for an environment, which never disturbs another's."""
 
 import atexit
+import contextlib
 import ctypes.util
 import importlib
 import os
 import sys
 import weakref
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
+import gymnasium as gym
 import numpy as np
 
 Quality = Literal["fast", "full"]
 """``"full"`` draws all that the model asks for. ``"fast"`` leaves out shadows, reflections and smooth edges."""
+
+_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0"
 NO_GL = (
@@ -42,6 +47,41 @@ def choose_gl() -> str:
     raise ImportError(NO_GL.format(reason="neither libEGL nor libOSMesa is found"))
 
 
+@contextlib.contextmanager
+def explained_imports(missing: str) -> Iterator[None]:
+    """
+    Choose how to draw before simulators are imported, which otherwise look for a screen, and explain what is missing.
+
+    :param missing: What to say where a package is missing
+    :raises ImportError: with that sentence, or with one about OpenGL where its library is missing
+    :raises ValueError: if ``MUJOCO_EGL_DEVICE_ID`` names no device
+    """
+    with contextlib.suppress(ImportError):  # said again, and better placed, where something is drawn
+        choose_gl()
+    try:
+        yield
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise ImportError(missing) from error
+    except AttributeError as error:
+        if "'NoneType' object" not in str(error):  # PyOpenGL's way of saying that a library is missing
+            raise
+        raise ImportError(NO_GL.format(reason=f"MUJOCO_GL={choose_gl()}, whose library is not found")) from error
+    except RuntimeError as error:
+        raise _explained(error) from error
+
+
+def _explained(error: Exception) -> Exception:
+    """
+    Turn what a driver or its loader has raised into one sentence; what MuJoCo says of a device's number is one already.
+
+    :param error: What was raised
+    :return: What to raise instead
+    """
+    if _DEVICE in str(error):
+        return ValueError(str(error))
+    return ImportError(NO_GL.format(reason=f"{type(error).__name__}: {error}".strip()))
+
+
 def _make_gl_context(width: int, height: int) -> Any:
     """
     Make an OpenGL context of the kind that is chosen now, also where MuJoCo was imported under another choice.
@@ -55,7 +95,7 @@ def _make_gl_context(width: int, height: int) -> Any:
         module = importlib.import_module(f"mujoco.{chosen}" if chosen in ("egl", "osmesa") else "mujoco.gl_context")
         return module.GLContext(width, height)
     except Exception as error:  # PyOpenGL's loaders and drivers raise whatever they like
-        raise ImportError(NO_GL.format(reason=f"{type(error).__name__}: {error}".strip())) from error
+        raise _explained(error) from error
 
 
 _open_renderers: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
@@ -65,6 +105,19 @@ def _close_all() -> None:
     """Close what an ending program has left open, before the drivers go; they complain otherwise."""
     for renderer in list(_open_renderers):
         renderer.close()
+
+
+def count_egl_devices() -> int:
+    """
+    Count what EGL can draw on, GPUs or the CPU; ``MUJOCO_EGL_DEVICE_ID`` is a number below that.
+
+    :return: Their number, 0 where drawing does not go through EGL
+    """
+    if choose_gl() != "egl":
+        return 0
+    with explained_imports(NO_GL.format(reason="MUJOCO_GL=egl, which cannot be imported")):
+        from mujoco.egl import egl_ext
+    return len(egl_ext.eglQueryDevicesEXT())
 
 
 class SceneRenderer:

@@ -14,6 +14,8 @@ import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
+from sb3_metra.envs.rendering import count_egl_devices
+
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
 
 
@@ -28,7 +30,8 @@ def make_pixel_vec_env(
     Build environments that draw at the same time, each in a process of its own with one thread.
 
     An environment is made inside its process, which keeps its OpenGL context there, and nothing large is sent. Where
-    there are several NVIDIA GPUs, the processes take turns with them, unless ``MUJOCO_EGL_DEVICE_ID`` names one.
+    there are several NVIDIA GPUs, the processes take turns with those that EGL can draw on, unless
+    ``MUJOCO_EGL_DEVICE_ID`` names one. What a worker refuses (a bad argument, a missing library) is raised here.
 
     :param env_id: A registered environment, or a function that makes one, such as ``make_pixel_env``
     :param n_envs: How many, at least 1
@@ -48,6 +51,10 @@ def make_pixel_vec_env(
     ]
     with _environ(_ONE_THREAD):
         vec_env = SubprocVecEnv(makers, start_method=start_method)
+    refusal = next((each for each in vec_env.get_attr("refusal") if each is not None), None)
+    if refusal is not None:
+        vec_env.close()
+        raise refusal
     vec_env.seed(seed)
     return vec_env
 
@@ -121,18 +128,44 @@ def _make_in_worker(
     :return: The environment
     """
     os.environ.update(_ONE_THREAD)  # for a server of processes that ran before and for libraries loaded from here on
-    n_gpus = count_gpus()
-    if n_gpus > 1:
-        os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(rank % n_gpus))
-    if isinstance(env_id, str):
-        import sb3_metra.envs  # noqa: F401  (registers the environments)
+    try:
+        share_gpus(rank)
+        if isinstance(env_id, str):
+            import sb3_metra.envs  # noqa: F401  (registers the environments)
 
-        env = gym.make(env_id, **env_kwargs)
-    else:
-        env = env_id(**env_kwargs)
+            env = gym.make(env_id, **env_kwargs)
+        else:
+            env = env_id(**env_kwargs)
+    except (ImportError, TypeError, ValueError) as error:
+        return _Refused(error)
     if seed is not None:
         env.action_space.seed(seed + rank)
-    return Monitor(env)
+    return _Made(env)
+
+
+class _Made(Monitor):
+    """An environment that could be made."""
+
+    refusal: Exception | None = None
+
+
+class _Refused(gym.Env):
+    """What stands for an environment that could not be made, until the main process has read why."""
+
+    observation_space = action_space = gym.spaces.Discrete(1)
+
+    def __init__(self, refusal: Exception):
+        self.refusal = refusal.with_traceback(None)
+
+
+def share_gpus(rank: int) -> None:
+    """
+    Choose the GPU that a process draws on, where there are several and ``MUJOCO_EGL_DEVICE_ID`` names none.
+
+    :param rank: The process's number
+    """
+    if count_gpus() > 1 and (n_devices := min(count_gpus(), count_egl_devices())) > 1:
+        os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(rank % n_devices))
 
 
 def count_gpus(devices: Path = Path("/dev")) -> int:
