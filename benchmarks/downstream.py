@@ -38,7 +38,6 @@ from sb3_metra.evaluation.plotting import plot_curves
 from sb3_metra.hyperparams import load_settings
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "downstream"
-SKILL_LENGTH = 25
 N_ENVS = 8
 EVALUATION_SEED = 10_000  # the same episodes at every evaluation, of every controller
 COLUMNS = ("steps", "cpu_seconds", "mean_return", "success")
@@ -155,7 +154,7 @@ def best_skill(skills: METRA, env: VecEnv, n_skills: int = 16) -> tuple[np.ndarr
 
 
 def build(
-    controller: str, env_id: str, skills: METRA | None, seed: int, change: dict[str, Any]
+    controller: str, env_id: str, skills: METRA | None, skill_length: int, seed: int, change: dict[str, Any]
 ) -> tuple[BaseAlgorithm, dict[str, Any], int]:
     """
     An algorithm ready to learn.
@@ -163,6 +162,7 @@ def build(
     :param controller: ``"skills"`` chooses skills, ``"finetune"`` starts from one, the others are flat
     :param env_id: id of the task
     :param skills: for the first two
+    :param skill_length: steps of the body that a chosen skill is followed
     :param seed: of everything
     :param change: settings to change
     :return: the algorithm, its settings, and the steps that were taken to choose a skill to start from
@@ -172,7 +172,7 @@ def build(
         assert skills is not None
         algorithm, file = (PPO, "ppo_skills") if skills.skill_prior.discrete else (SAC, "sac_skills")
         changes = OVER_SKILLS[file]
-        env = SkillActionVecWrapper(env, skills, SKILL_LENGTH)
+        env = SkillActionVecWrapper(env, skills, skill_length)
     else:
         algorithm, file, changes = FLAT["sac" if controller == "finetune" else controller]
     settings = load_settings(env_id, file) | changes | change
@@ -213,7 +213,7 @@ def run(args: argparse.Namespace) -> None:
             f"--skills belongs to the controllers skills and finetune, got {args.skills} for {args.controller}"
         )
     skills = METRA.load(args.skills / "model", device="cpu") if args.skills is not None else None
-    model, settings, first_steps = build(args.controller, args.task, skills, args.seed, args.change)
+    model, settings, first_steps = build(args.controller, args.task, skills, args.skill_length, args.seed, args.change)
     modules = (sb3_metra, stable_baselines3, sb3_contrib, th, gym, np)
     record = {
         "task": args.task,
@@ -222,6 +222,7 @@ def run(args: argparse.Namespace) -> None:
         "algorithm": type(model).__name__,
         "seed": args.seed,
         "steps": args.steps,
+        "skill_length": args.skill_length if args.controller == "skills" else None,
         "episodes": args.episodes,
         "settings": settings,
         "discovery": discovery(args.skills) if args.skills is not None else None,
@@ -229,11 +230,11 @@ def run(args: argparse.Namespace) -> None:
         "versions": {module.__name__: module.__version__ for module in modules},
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    step_length = SKILL_LENGTH if args.controller == "skills" else 1
+    step_length = args.skill_length if args.controller == "skills" else 1
     freq = args.eval_freq or args.steps // 10
     env = make_envs(args.task, EVALUATION_SEED)
     if args.controller == "skills":
-        env = SkillActionVecWrapper(env, skills, SKILL_LENGTH)
+        env = SkillActionVecWrapper(env, skills, args.skill_length)
     curve = Curve(args.out / "curve.csv", env, freq, args.episodes, step_length, first_steps)
     model.learn((args.steps - first_steps) // step_length, curve, log_interval=10**9)
     (args.out / "settings.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -261,7 +262,9 @@ def kept() -> dict[str, dict[str, list[Run]]]:
 
 
 def interval(values: list[float], form: str) -> str:
-    """Mean and half a 95 % interval of Student's t."""
+    """Mean and half a 95 % interval of Student's t; a dash where there is nothing to measure."""
+    if np.isnan(values).all():
+        return "-"
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.nan
     return f"{np.mean(values):{form}} ± {half:{form}}" if len(values) > 1 else f"{values[0]:{form}}"
 
@@ -313,6 +316,9 @@ def main() -> None:
     one.add_argument("controller", choices=["skills", "finetune", *FLAT])
     one.add_argument("--out", type=Path, required=True, help="folder for curve.csv and settings.json")
     one.add_argument("--skills", type=Path, help="folder of train.py with the skills")
+    one.add_argument(
+        "--skill-length", type=int, default=25, help="steps that a skill is followed (default: %(default)s)"
+    )
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--steps", type=int, default=100_000, help="of the body (default: %(default)s)")
     one.add_argument("--eval-freq", type=int, help="steps of the body between evaluations; default: a tenth of all")
