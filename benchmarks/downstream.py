@@ -13,6 +13,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def build(
         algorithm, file, changes = FLAT["sac" if controller == "finetune" else controller]
     settings = load_settings(env_id, file) | changes | change
     settings["policy"] = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-    arguments = {key: value for key, value in settings.items() if key not in ("n_timesteps", "n_envs")}
+    arguments = deepcopy({key: value for key, value in settings.items() if key not in ("n_timesteps", "n_envs")})
     if controller != "finetune":
         return algorithm(env=env, seed=seed, device="cpu", **arguments), settings, 0
     assert skills is not None
@@ -291,6 +292,8 @@ def record(args: argparse.Namespace) -> None:
     """Keep runs, print tables, draw curves."""
     RESULTS.mkdir(exist_ok=True)
     for folder in args.runs:
+        if not (folder / "settings.json").exists():
+            raise ValueError(f"RUN must be the folder of a run that has ended, got {folder}")
         for name, ending in (("curve.csv", "csv"), ("settings.json", "json")):
             (RESULTS / f"{folder.name}.{ending}").write_text((folder / name).read_text())
     for task, groups in kept().items():
@@ -300,12 +303,28 @@ def record(args: argparse.Namespace) -> None:
         print("|---|---|---|---|---|---|---|---|")
         for label, runs in groups.items():
             print(row(label, runs))
-        for x, xlabel, scale in (("steps", "environment steps", 1.0), ("cpu_seconds", "CPU minutes", 60.0)):
-            curves = {
-                label: [(table[x] / scale, table["mean_return"]) for _, table in runs] for label, runs in groups.items()
-            }
-            name = task.removeprefix("sb3_metra/").removesuffix("-v0")
-            plot_curves(curves, RESULTS / f"{name}_{x}.png", xlabel, "return of an episode")
+        draw(task, groups)
+
+
+def draw(task: str, groups: dict[str, list[Run]]) -> None:
+    """
+    A task's curves over steps and CPU minutes, and over steps once more from the beginning of skill discovery.
+
+    :param task: id of the task
+    :param groups: runs by label
+    """
+    name = task.removeprefix("sb3_metra/").removesuffix("-v0")
+    for picture, x, xlabel, scale in (
+        ("steps", "steps", "environment steps", 1.0),
+        ("cpu_minutes", "cpu_seconds", "CPU minutes", 60.0),
+        ("steps_in_all", "steps", "environment steps, skill discovery included", 1.0),
+    ):
+        curves = defaultdict(list)
+        for label, runs in groups.items():
+            for settings, table in runs:
+                before = settings["discovery"]["steps"] if picture == "steps_in_all" and settings["discovery"] else 0
+                curves[label].append(((table[x] + before) / scale, table["mean_return"]))
+        plot_curves(curves, RESULTS / f"{name}_{picture}.png", xlabel, "return of an episode")
 
 
 def main() -> None:
