@@ -324,7 +324,13 @@ def draw(task: str, groups: dict[str, list[Run]]) -> None:
             for settings, table in runs:
                 before = settings["discovery"]["steps"] if picture == "steps_in_all" and settings["discovery"] else 0
                 curves[label].append(((table[x] + before) / scale, table["mean_return"]))
-        plot_curves(curves, RESULTS / f"{name}_{picture}.png", xlabel, "return of an episode")
+        figure = plot_curves(curves, None, xlabel, "return of an episode")
+        (axes,) = figure.axes
+        lowest = min(float(y.min()) for runs_of_one in curves.values() for _, y in runs_of_one)
+        axes.set_ylim(bottom=min(0.0, 1.05 * lowest))
+        axes.get_legend().remove()  # it would lie on the curves
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+        figure.savefig(RESULTS / f"{name}_{picture}.png", dpi=150)
 
 
 def main() -> None:
