@@ -324,7 +324,7 @@ def draw(task: str, groups: dict[str, list[Run]]) -> None:
             for settings, table in runs:
                 before = settings["discovery"]["steps"] if picture == "steps_in_all" and settings["discovery"] else 0
                 curves[label].append(((table[x] + before) / scale, table["mean_return"]))
-        figure = plot_curves(curves, None, xlabel, "return of an episode")
+        figure = plot_curves(curves, None, xlabel, "return of an episode", interval="mean")
         (axes,) = figure.axes
         lowest = min(float(y.min()) for runs_of_one in curves.values() for _, y in runs_of_one)
         axes.set_ylim(bottom=min(0.0, 1.05 * lowest))

@@ -215,6 +215,12 @@ def test_bounds_of_the_deviation() -> None:
     assert log_std[:, 2].abs().max() < 1.0
 
 
+def test_actor_gain_scales_the_first_mean_alone() -> None:
+    actor = make_policy(net_arch=[300, 200], actor_gain=3.0).actor
+    for head, gain in ((actor.mu, 3.0), (actor.log_std, 0.1)):
+        assert head.weight.std().item() == pytest.approx(gain * math.sqrt(2.0 / (200 + 3)), rel=0.15)
+
+
 def test_initial_weights_of_actor_and_critics() -> None:
     """Actor: xavier-uniform, its heads a tenth of xavier-normal, tanh. Critics: xavier-normal, ReLU. All biases 0."""
     policy = make_policy(net_arch=[300, 200])
