@@ -53,7 +53,8 @@ def test_the_action_space_is_that_of_the_skills() -> None:
 def test_every_action_is_a_valid_skill(prior: Any) -> None:
     space = skill_action_space(prior)
     space.seed(0)
-    prior.validate(to_skills(prior, np.stack([space.sample() for _ in range(20)])))
+    skills = to_skills(prior, np.stack([space.sample() for _ in range(20)]))
+    np.testing.assert_array_equal(prior.validate(skills), skills)
 
 
 # One environment
@@ -227,7 +228,8 @@ def test_skills_from_pixels(key: str) -> None:
     task = DummyVecEnv([partial(make_goal_task, "PixelPointMass", 5.0, 1.0, frame_size=46)] * 2)
     env = SkillActionVecWrapper(pixels if key == "whole" else task, low_level, 3)
     kwargs = {"policy_kwargs": {"net_arch": [8]}, "n_steps": 4, "batch_size": 4, "n_epochs": 1, "device": "cpu"}
-    PPO("CnnPolicy" if key == "whole" else "MultiInputPolicy", env, **kwargs).learn(8)
+    controller = PPO("CnnPolicy" if key == "whole" else "MultiInputPolicy", env, **kwargs).learn(8)
+    assert controller.num_timesteps == 8
 
 
 # Bad input

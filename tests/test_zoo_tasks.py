@@ -51,7 +51,8 @@ def test_algorithms_take_every_setting(file: str, entry: str) -> None:
     env = make_vec_env(TASK, settings.pop("n_envs"))
     settings.pop("n_timesteps")
     algorithm: Any = SAC if "sac" in file else PPO
-    algorithm(env=env, device="cpu", **settings | {"buffer_size": 100} if "sac" in file else settings)
+    model = algorithm(env=env, device="cpu", **settings | {"buffer_size": 100} if "sac" in file else settings)
+    assert model.gamma == settings.get("gamma", 0.99)
 
 
 @pytest.mark.parametrize("file", FILES)
