@@ -49,6 +49,11 @@ class Shutter(VecEnvWrapper):
         return self.venv.step_wait()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
+        """
+        A picture of each environment, drawn anew at every ``every``-th step and the last one in between.
+
+        :raises DrawingError: where drawing fails
+        """
         if self._step % self.every == 0 or not self._images:
             try:
                 self._images = self.venv.get_images()
