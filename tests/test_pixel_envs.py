@@ -231,18 +231,62 @@ def from_above(model: Any, data: Any, x: float, y: float) -> np.ndarray:
     return picture[28:36, 28:36].astype(float).mean(axis=(0, 1))
 
 
-@pytest.mark.parametrize(
-    ("domain", "task", "size"), [("quadruped", "run", (100, 100)), ("humanoid", "run", (100, 100))]
-)
-def test_floor_tells_the_place(dmc: Any, domain: str, task: str, size: tuple[float, float]) -> None:
-    env = dmc.DMCPixelEnv(domain, task)
+@pytest.mark.parametrize("domain", ["quadruped", "humanoid"])
+@pytest.mark.parametrize(("floor_size", "size"), [(None, 100.0), (15.0, 15.0)])
+def test_floor_tells_the_place(dmc: Any, domain: str, floor_size: float | None, size: float) -> None:
+    env = dmc.DMCPixelEnv(domain, "run", floor_size=floor_size)
     floor = dmc.find_floor(env.model)
-    assert tuple(env.model.geom_size[floor, :2]) == size
-    for x, y in ((30.0, 10.0), (-30.0, 10.0), (30.0, -60.0), (-75.0, 75.0)):
+    assert tuple(env.model.geom_size[floor, :2]) == (size, size)
+    for x, y in ((0.3, 0.1), (-0.3, 0.1), (0.3, -0.6), (-0.75, 0.75)):
         # Light dims all three colours alike, so that their ratios are the texture's: 0 to 255 over the floor, blue 128.
-        expected = 127.5 * (1 + np.array([x, y]) / size) / 128
-        red, green, blue = from_above(env.model, env.data, x, y)
+        expected = 127.5 * (1 + np.array([x, y])) / 128
+        red, green, blue = from_above(env.model, env.data, x * size, y * size)
         np.testing.assert_allclose([red / blue, green / blue], expected, atol=0.04)
+    env.close()
+
+
+def test_the_papers_environments_begin_as_the_authors_do(dmc: Any) -> None:
+    for env_id in ("sb3_metra/QuadrupedPixels-v0", "sb3_metra/HumanoidPixels-v0"):
+        env = gym.make(env_id).unwrapped
+        assert env.model.geom_size[dmc.find_floor(env.model), :2].tolist() == [15.0, 15.0]
+        upright = []
+        for seed in range(8):
+            _, info = env.reset(seed=seed)
+            upright.append(env.data.body("torso").xmat[8])  # the cosine between the torso's up and the world's
+            np.testing.assert_allclose(info["coordinates"], 0.0, atol=0.05)
+        # the quadruped always on its feet, the humanoid any way up
+        assert (min(upright) > 0.95) == (env_id == "sb3_metra/QuadrupedPixels-v0")
+        env.close()
+
+
+def test_upright_episodes_begin_nearly_the_same(dmc: Any) -> None:
+    env = dmc.DMCPixelEnv("quadruped", "run", upright=True)
+    quaternions = []
+    for seed in range(40):
+        env.reset(seed=seed)
+        assert env.data.time == 0.0
+        assert env.data.ncon == 0
+        lowest = min(env.data.geom(f"toe_{x}").xpos[2] - 0.08 for x in ("front_left", "front_right", "back_left"))
+        assert 0.0 < lowest < 0.15  # a toe is a sphere of radius 0.08, and no foot is far from the floor
+        assert env.data.qpos[:2].tolist() == [0.0, 0.0]
+        np.testing.assert_array_equal(env.data.qpos[7:], env.model.qpos0[7:])
+        np.testing.assert_array_equal(env.data.qvel, 0.0)
+        quaternions.append(env.data.qpos[3:7].copy())
+    np.testing.assert_allclose(np.linalg.norm(quaternions, axis=1), 1.0)
+    assert 0.015 < np.std(np.array(quaternions)[:, 1:]) < 0.025  # 120 numbers of standard deviation 0.02
+    env.reset(seed=3)
+    np.testing.assert_array_equal(env.data.qpos[3:7], quaternions[3])
+    env.close()
+
+
+def test_a_body_walks_on_beyond_the_drawn_floor(dmc: Any) -> None:
+    env = dmc.DMCPixelEnv("quadruped", "run", upright=True, floor_size=1.0)
+    env.reset(seed=0)
+    env.data.qpos[:2] = 5.0, 5.0
+    for _ in range(50):
+        _, _, _, _, info = env.step(np.zeros(12))
+    assert env.data.body("torso").xpos[2] > 0.3
+    np.testing.assert_allclose(info["coordinates"], 5.0, atol=0.5)
     env.close()
 
 
@@ -352,6 +396,10 @@ def test_every_task_of_the_suite_can_be_made(dmc: Any) -> None:
         ({"camera": "side"}, "camera must be .* got 'side'"),
         ({"action_repeat": 0}, "action_repeat must be an integer of at least 1, got 0"),
         ({"body": "head"}, "body must be one of .* got 'head'"),
+        ({"floor_size": 0.0}, "floor_size must be a finite number above 0, .* got 0.0 and color_floor=True"),
+        ({"floor_size": np.nan}, "floor_size must be a finite number above 0, .* got nan"),
+        ({"floor_size": 9.0, "color_floor": False}, "goes with color_floor=True, got 9.0 and color_floor=False"),
+        ({"domain": "walker", "upright": True}, "upright=True needs a body that floats freely, and 'torso' is held"),
         ({"render_mode": "human"}, "render_mode must be None or \"rgb_array\", got 'human'"),
         ({"width": 0}, "width and height must be at least 1 pixel, got 0 and 240"),
     ],

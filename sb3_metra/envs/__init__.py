@@ -25,10 +25,17 @@ _ENTRY_POINTS = {
     "sb3_metra/KitchenPixels-v0": "sb3_metra.envs.kitchen:KitchenPixelEnv",
 }
 
-# The paper's cameras: 2 looks at the quadruped along y, 0 follows the humanoid from behind.
+# As in the authors' code. Camera 2 looks at the quadruped along y, 0 follows the humanoid from behind; floors are 30 m
+# wide (the suite's: 200 m), so that a step shows; the quadruped begins on its feet (the suite's: any way up).
 _KWARGS: dict[str, dict[str, Any]] = {
-    "sb3_metra/QuadrupedPixels-v0": {"domain": "quadruped", "task": "run", "camera": 2},
-    "sb3_metra/HumanoidPixels-v0": {"domain": "humanoid", "task": "run", "camera": 0},
+    "sb3_metra/QuadrupedPixels-v0": {
+        "domain": "quadruped",
+        "task": "run",
+        "camera": 2,
+        "floor_size": 15.0,
+        "upright": True,
+    },
+    "sb3_metra/HumanoidPixels-v0": {"domain": "humanoid", "task": "run", "camera": 0, "floor_size": 15.0},
 }
 
 

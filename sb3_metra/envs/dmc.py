@@ -44,7 +44,7 @@ def _texture_of(model: mujoco.MjModel, geom: int) -> int:
     return int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB]) if material >= 0 else -1
 
 
-def color_floor(model: mujoco.MjModel) -> None:
+def color_floor(model: mujoco.MjModel, floor_size: float | None = None) -> None:
     """
     Spread one texture over the whole floor: red grows along x, green along y, blue is the same everywhere.
 
@@ -52,9 +52,13 @@ def color_floor(model: mujoco.MjModel) -> None:
     drawn, because a renderer reads the textures only once.
 
     :param model: The model, changed in place
+    :param floor_size: Half the width of the floor, metres, of what is drawn: it carries a body beyond its edges, too.
+        ``None``: the floor's own
     :raises ValueError: if the model has no floor
     """
     floor = find_floor(model)
+    if floor_size is not None:
+        model.geom_size[floor, :2] = floor_size
     texture, material = _texture_of(model, floor), int(model.geom_matid[floor])
     height, width = int(model.tex_height[texture]), int(model.tex_width[texture])
     colors = np.full((height, width, int(model.tex_nchannel[texture])), 255, dtype=np.uint8)
@@ -67,6 +71,22 @@ def color_floor(model: mujoco.MjModel) -> None:
     model.mat_texrepeat[material] = 1.0
     others = np.flatnonzero(model.geom_matid == material)
     model.geom_matid[others[others != floor]] = -1  # walls of the same material keep out of it
+
+
+def find_float(model: mujoco.MjModel, body: int) -> int:
+    """
+    Find the free joint by which a body floats in the world.
+
+    :param model: The model
+    :param body: The body's number
+    :return: The first of the joint's seven places in ``qpos``
+    :raises ValueError: if the body does not float
+    """
+    root = model.body(model.body_rootid[body])
+    joint = int(root.jntadr[0])
+    if joint < 0 or model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
+        raise ValueError(f"upright=True needs a body that floats freely, and {root.name!r} is held by its joints.")
+    return int(model.jnt_qposadr[joint])
 
 
 def stand_at(model: mujoco.MjModel, body: int, goal: Any) -> mujoco.MjData:
@@ -117,6 +137,10 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     :param color_floor: Whether the floor's colour tells the place; otherwise the floor is the task's own
     :param quality: ``"full"`` draws as dm_control does; ``"fast"`` leaves out shadows, reflections and smooth edges
     :param body: Name of the body whose place the coordinates are; the torso, or else the model's first body, by default
+    :param floor_size: Half the width of the coloured floor, metres; beyond its edges nothing is drawn, and the body
+        walks on. ``None``: as wide as the task has it
+    :param upright: Whether an episode begins on the feet: the default pose, the root's quaternion (1, 0, 0, 0) with a
+        noise of 0.02 (standard deviation), the feet just above the floor; otherwise as the task begins
     :param task_kwargs: Passed to the task's constructor
     :param render_mode: ``"rgb_array"`` or ``None``
     :param width: Width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
@@ -134,6 +158,8 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         color_floor: bool = True,
         quality: Quality = "fast",
         body: str | None = None,
+        floor_size: float | None = None,
+        upright: bool = False,
         task_kwargs: dict[str, Any] | None = None,
         render_mode: str | None = None,
         width: int = 240,
@@ -150,6 +176,8 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
             color_floor,
             quality,
             body,
+            floor_size,
+            upright,
             task_kwargs,
             render_mode,
             width,
@@ -162,6 +190,11 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
             )
         if not isinstance(action_repeat, int | np.integer) or isinstance(action_repeat, bool) or action_repeat < 1:
             raise ValueError(f"action_repeat must be an integer of at least 1, got {action_repeat!r}.")
+        if floor_size is not None and not (color_floor and 0 < floor_size < np.inf):
+            raise ValueError(
+                "floor_size must be a finite number above 0, or None, and goes with color_floor=True, "
+                f"got {floor_size!r} and color_floor={color_floor!r}."
+            )
         super().__init__(frame_size, frame_stack, quality, render_mode, width, height)
         self.action_repeat = action_repeat
         self._suite = DmControlCompatibilityV0(
@@ -175,8 +208,9 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         self.action_space = spaces.Box(-1.0, 1.0, shape=bounds.shape, dtype=np.float32)
         self._camera = make_camera(self.model, camera)
         self._body_index = self._find_body(body)
+        self._float = find_float(self.model, self._body_index) if upright else None
         if color_floor:
-            _color_floor(self.model)
+            _color_floor(self.model, floor_size)
         self._renderer(frame_size, frame_size)  # here, so that a machine that cannot draw says so at once
 
     @property
@@ -205,9 +239,26 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._suite.reset(seed=seed)
+        if self._float is not None:
+            self._stand_up(self._float)
         for renderer in self._renderers.values():
             renderer.upload_terrain()
         return self._frames.reset(self._draw()), self._info()
+
+    def _stand_up(self, start: int) -> None:
+        """
+        Begin anew in the default pose, nearly upright, as low as nothing touches: the METRA authors' Quadruped does so.
+
+        :param start: The first place of the root's free joint in ``qpos``
+        """
+        orientation = np.array([1.0, 0.0, 0.0, 0.0]) + 0.02 * self.np_random.standard_normal(4)
+        height, touches = 0.0, True
+        while touches:
+            with self._physics.reset_context():
+                self.data.qpos[start : start + 3] = 0.0, 0.0, height
+                self.data.qpos[start + 3 : start + 7] = orientation / np.linalg.norm(orientation)
+            touches = self.data.ncon > 0
+            height += 0.01
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Keep an action, in [-1, 1], for ``action_repeat`` of the suite's steps; as Gymnasium's ``step`` otherwise."""
