@@ -43,7 +43,11 @@ def test_images_may_be_standardised() -> None:
     images = th.rand(2, 3, 64, 64)
     plain, standard = PixelEncoder(IMAGE, depth=1), PixelEncoder(IMAGE, depth=1, mean=0.5, std=0.1)
     standard.load_state_dict(plain.state_dict())
-    assert th.equal(standard(images), plain((images - 0.5) / 0.1))
+    th.testing.assert_close(standard(images), plain((images - 0.5) / 0.1), rtol=1e-4, atol=1e-5)
+    standard(images).square().sum().backward()
+    plain((images - 0.5) / 0.1).square().sum().backward()
+    for ours, expected in zip(standard.parameters(), plain.parameters(), strict=True):
+        th.testing.assert_close(ours.grad, expected.grad, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="std must be greater than 0, got 0"):
         PixelEncoder(IMAGE, std=0.0)
 

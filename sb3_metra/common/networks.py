@@ -15,6 +15,26 @@ from torch import nn
 from sb3_metra.common.type_aliases import Observations
 
 
+class StandardizingConv2d(nn.Conv2d):
+    """
+    A convolution of (x - mean) / std that never computes it: both numbers go into a copy of the weights.
+
+    :param args: arguments of ``torch.nn.Conv2d``, without padding
+    :param mean: subtracted from the input
+    :param std: what it is divided by afterwards
+    :param kwargs: further arguments of ``torch.nn.Conv2d``
+    """
+
+    def __init__(self, *args: Any, mean: float, std: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mean, self.std = mean, std
+
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        assert self.bias is not None
+        weight = self.weight / self.std
+        return self._conv_forward(input, weight, self.bias - self.mean * weight.sum(dim=(1, 2, 3)))
+
+
 class PixelEncoder(BaseFeaturesExtractor):
     """
     The paper's image encoder: four convolutions of kernel 4 and stride 2 with ELU, flattened.
@@ -52,20 +72,18 @@ class PixelEncoder(BaseFeaturesExtractor):
         if min(height_out, width_out) < 1:
             raise ValueError(f"observation must be an image of at least 46x46 pixels, got {height}x{width}")
         super().__init__(observation_space, 8 * depth * height_out * width_out)
-        layers: list[nn.Module] = []
-        for i in range(4):
-            layers += [
-                nn.Conv2d(channels if i == 0 else depth << (i - 1), depth << i, kernel_size=4, stride=2),
-                nn.ELU(),
-            ]
-        self.mean, self.std = mean, std
+        if (mean, std) == (0.0, 1.0):
+            first = nn.Conv2d(channels, depth, kernel_size=4, stride=2)
+        else:
+            first = StandardizingConv2d(channels, depth, kernel_size=4, stride=2, mean=mean, std=std)
+        layers: list[nn.Module] = [first, nn.ELU()]
+        for i in range(3):
+            layers += [nn.Conv2d(depth << i, depth << (i + 1), kernel_size=4, stride=2), nn.ELU()]
         self.memory_format = th.channels_last if channels_last else th.contiguous_format
         self.cnn: nn.Module = nn.Sequential(*layers, nn.Flatten())
         self.cnn.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # PyTorch's signature lacks it
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        if (self.mean, self.std) != (0.0, 1.0):
-            observations = (observations - self.mean) / self.std
         return self.cnn(observations.contiguous(memory_format=self.memory_format))
 
 
@@ -183,7 +201,9 @@ def prepare(observations: Any, space: spaces.Space, normalize_images: bool = Tru
         return {key: prepare(x, space[key], normalize_images) for key, x in observations.items()}
     if observations.is_floating_point():
         return observations.float()
-    return preprocess_obs(observations, space, normalize_images)
+    floats = preprocess_obs(observations, space, normalize_images=False)
+    assert isinstance(floats, th.Tensor)
+    return floats.div_(255.0) if normalize_images and is_image_space(space) else floats
 
 
 def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:

@@ -259,11 +259,11 @@ class SkillPolicy(BasePolicy):
         :param observations: (batch, \\*obs_shape), as they come from the environment
         :return: floats, images as the extractor wants them in memory
         """
-        prepared = prepare(observations, self.observation_space, self.normalize_images)
         extractor = self.actor.features_extractor.extractor
         if isinstance(extractor, PixelEncoder):
-            return prepared.contiguous(memory_format=extractor.memory_format)
-        return prepared
+            assert isinstance(observations, th.Tensor)
+            observations = observations.contiguous(memory_format=extractor.memory_format)  # while it is bytes
+        return prepare(observations, self.observation_space, self.normalize_images)
 
     @staticmethod
     def condition(observations: Observations, skills: th.Tensor) -> dict[str, Any]:
