@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
@@ -140,6 +142,38 @@ def test_a_learning_rate_on_the_device_keeps_its_place() -> None:
     set_learning_rate(optimizer, 0.125)
     assert optimizer.param_groups[0]["lr"] == 0.125
     assert optimizer.param_groups[0]["capturable"] is False
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [
+        ("sb3_metra/PixelPointMass-v0", {"objective_batch_size": 24}),
+        ("sb3_metra/PointMass-v0", {"ent_coef": 0.01}),
+        ("sb3_metra/PointMass-v0", {"skill_dim": 5, "discrete": True}),
+    ],
+)
+def test_a_gradient_step_asks_the_device_for_nothing(
+    env_id: str, kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's meta device has shapes and no values: what asks for one, or mixes devices, raises there."""
+    monkeypatch.setattr(th, "autocast", lambda *args, **kwargs: nullcontext())  # the meta device has none
+    monkeypatch.setattr(th.optim.Adam, "step", lambda self: None)  # nor fused steps, which are PyTorch's own
+    env = make_vec_env(env_id, 2, seed=0)
+    model = METRA("CnnPolicy" if "Pixel" in env_id else "MlpPolicy", env, **(TINY | {"device": "meta"} | kwargs))
+    assert model.replay_buffer is not None
+    obs = env.reset()
+    for _ in range(4):
+        actions = np.zeros((2, 2), np.float32)
+        next_obs, rewards, dones, infos = env.step(actions)
+        infos = [info | {"skill": np.zeros(model.skill_prior.dim)} for info in infos]
+        model.replay_buffer.add(obs, next_obs, actions, rewards, dones, infos)  # type: ignore[arg-type]
+        obs = next_obs
+    batch: Any = model.replay_buffer.sample(24)
+    assert {x.device.type for x in batch} == {"meta"}
+    with pytest.raises(RuntimeError, match="meta"):
+        batch.actions.sum().item()
+    logged = model._averaged_step(batch, 16)
+    assert (logged.device.type, logged.shape) == ("meta", (len(model._logged_names),))
 
 
 @needs_cuda
