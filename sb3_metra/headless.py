@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
-from sb3_metra.envs import MAX_EPISODE_STEPS
+from sb3_metra.envs import MAX_EPISODE_STEPS, find_spec
 
 _PLANE, _FREE_JOINT, _TRACKING = 0, 0, 1  # MuJoCo's numbers for a kind of geom, of joint, of camera
 _FLOOR_GREY, _FLOOR_CONTRAST = 130, 0.3
@@ -38,10 +38,11 @@ def drawing_kwargs(env_id: str, width: int = 640, height: int = 480) -> dict[str
     :param height: height of a picture in pixels
     :return: none where it cannot draw
     """
-    creator = load_env_creator(str(gym.spec(env_id).entry_point))
+    spec = find_spec(env_id)
+    creator = load_env_creator(str(spec.entry_point))
     if "rgb_array" not in getattr(creator, "metadata", {}).get("render_modes", []):
         return {}
-    sized = env_id in MAX_EPISODE_STEPS or {"width", "height"} <= inspect.signature(creator).parameters.keys()
+    sized = spec.id in MAX_EPISODE_STEPS or {"width", "height"} <= inspect.signature(creator).parameters.keys()
     width, height = (240, 240) if "Point" in env_id else (width, height)
     return {"render_mode": "rgb_array", **({"width": width, "height": height} if sized else {})}
 

@@ -20,8 +20,10 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_metra.envs
+from sb3_metra.envs import find_spec
 from sb3_metra.envs.locomotion import NORMALIZATION_PATH, AntEnv, HalfCheetahEnv, load_normalization
 from sb3_metra.envs.point import PointMassEnv
+from sb3_metra.envs.vec import make_pixel_vec_env
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "measure_normalization.py"
 POINT, ANT, CHEETAH = "sb3_metra/PointMass-v0", "sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0"
@@ -545,3 +547,24 @@ def test_a_dropped_environment_closes_itself(monkeypatch: pytest.MonkeyPatch) ->
     del env
     gc.collect()
     assert closed == [CHEETAH]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "error"),
+    [
+        ("sb3_metra/Nowhere-v0", gym.error.NameNotFound),
+        ("sb3_metra.nothing:sb3_metra/Ant-v0", ModuleNotFoundError),
+        ("sb3_metra.envs:sb3_metra/Nowhere-v0", gym.error.NameNotFound),
+    ],
+)
+def test_environments_are_found_by_gymnasiums_names(env_id: str, error: type[Exception]) -> None:
+    for name in ("sb3_metra/PixelPointMass-v0", "sb3_metra.envs:sb3_metra/PixelPointMass-v0"):
+        assert find_spec(name).id == "sb3_metra/PixelPointMass-v0"
+    with pytest.raises(error):
+        find_spec(env_id)
+
+
+def test_workers_make_environments_of_a_module() -> None:
+    env = make_pixel_vec_env("sb3_metra.envs:sb3_metra/PixelPointMass-v0", n_envs=1)
+    assert env.observation_space.shape == (3, 46, 46)
+    env.close()

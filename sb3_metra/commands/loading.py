@@ -9,7 +9,7 @@ import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-import sb3_metra.envs  # noqa: F401  registers the environments
+from sb3_metra.envs import find_spec
 from sb3_metra.metra import METRA
 
 
@@ -76,7 +76,7 @@ def registered(env_id: str) -> str:
     :raises ValueError: where no such environment is registered
     """
     try:
-        gym.spec(env_id)
+        find_spec(env_id)
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise ValueError(f"--env must be the id of a registered environment, got {env_id!r}: {error}") from error
     return env_id

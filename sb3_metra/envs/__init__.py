@@ -1,8 +1,10 @@
 """Registers the environments with Gymnasium; the environments themselves are imported when one is made, not here."""
 
+import importlib
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 MAX_EPISODE_STEPS: dict[str, int] = {
     "sb3_metra/PointMass-v0": 100,
@@ -52,6 +54,21 @@ def _register() -> None:
             )
 
 
+def find_spec(env_id: str) -> EnvSpec:
+    """
+    Find a registered environment without making it, by any name that ``gymnasium.make`` takes.
+
+    :param env_id: Its name; ``module:name`` imports the module first, which Gymnasium's own ``spec`` does not
+    :return: What is registered under the name
+    :raises gymnasium.error.Error: if nothing is
+    :raises ModuleNotFoundError: if there is no such module
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return gym.spec(name)
+
+
 _register()
 
-__all__ = ["MAX_EPISODE_STEPS"]
+__all__ = ["MAX_EPISODE_STEPS", "find_spec"]

@@ -14,6 +14,7 @@ import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
+from sb3_metra.envs import find_spec
 from sb3_metra.envs.rendering import count_egl_devices
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
@@ -33,7 +34,8 @@ def make_pixel_vec_env(
     there are several NVIDIA GPUs, the processes take turns with those that EGL can draw on, unless
     ``MUJOCO_EGL_DEVICE_ID`` names one. What a worker refuses (a bad argument, a missing library) is raised here.
 
-    :param env_id: A registered environment, or a function that makes one, such as ``make_pixel_env``
+    :param env_id: A registered environment, also as ``module:name``, or a function that makes one, such as
+        ``make_pixel_env``
     :param n_envs: How many, at least 1
     :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
     :param env_kwargs: Passed to ``gymnasium.make`` or to the function
@@ -45,7 +47,7 @@ def make_pixel_vec_env(
     if start_method == "fork":
         raise ValueError('start_method must be "forkserver", "spawn" or None, got "fork": OpenGL does not survive it.')
     if isinstance(env_id, str):
-        gym.spec(env_id)  # a name that nobody registered is refused here, not in a worker
+        find_spec(env_id)  # a name that nobody registered is refused here, not in a worker
     makers: list[Callable[[], gym.Env]] = [
         partial(_make_in_worker, env_id, dict(env_kwargs or {}), rank, seed) for rank in range(n_envs)
     ]
