@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sb3_metra.evaluation.faithfulness import Encoder, encode_trajectories
-from sb3_metra.evaluation.plotting.style import Theme, draw_skill_key, save_figure, skill_colors, themed
-from sb3_metra.evaluation.plotting.trajectories import draw_paths, over_time
+from sb3_metra.evaluation.plotting.style import Theme
+from sb3_metra.evaluation.plotting.trajectories import over_time, picture_paths
 from sb3_metra.evaluation.rollout import SkillTrajectory
 
 
@@ -36,15 +36,7 @@ def plot_phi(
     :param theme: ``"light"`` or ``"dark"``
     """
     paths, names = project_phi(encode_trajectories(trajectories, encode), projection)
-    skills = np.stack([t.skill for t in trajectories])
-    with themed(theme):
-        figure = Figure(figsize=(6.4, 5.0), layout="constrained")
-        axes, key = figure.subplots(1, 2, width_ratios=[4.2, 1.0])
-        draw_paths(axes, paths, skill_colors(skills, theme), names)
-        draw_skill_key(key, skills, theme)
-        if title:
-            axes.set_title(title)
-        return save_figure(figure, path)
+    return picture_paths(paths, names, np.stack([t.skill for t in trajectories]), path, title, theme)
 
 
 def project_phi(

@@ -41,7 +41,27 @@ def plot_trajectories(
     :raises ValueError: where there is nothing to draw
     """
     paths, names = _paths(trajectories, columns)
-    skills = np.stack([t.skill for t in trajectories])
+    return picture_paths(paths, names, np.stack([t.skill for t in trajectories]), path, title, theme)
+
+
+def picture_paths(
+    paths: Sequence[np.ndarray],
+    names: tuple[str, str],
+    skills: np.ndarray,
+    path: str | Path | None,
+    title: str | None,
+    theme: Theme,
+) -> Figure:
+    """
+    Paths coloured by skill, with a key to the colours.
+
+    :param paths: of each trajectory, (T + 1, 2)
+    :param names: what the two axes show
+    :param skills: of each trajectory, (n, skill_dim)
+    :param path: where to write the picture
+    :param title: a line above it
+    :param theme: ``"light"`` or ``"dark"``
+    """
     with themed(theme):
         figure = Figure(figsize=(6.4, 5.0), layout="constrained")
         axes, key = figure.subplots(1, 2, width_ratios=[4.2, 1.0])
