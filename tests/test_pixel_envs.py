@@ -279,6 +279,22 @@ def test_upright_episodes_begin_nearly_the_same(dmc: Any) -> None:
     env.close()
 
 
+@pytest.mark.parametrize("terminate_on_back", [False, True])
+def test_a_body_on_its_back_ends_an_episode_only_where_asked(dmc: Any, terminate_on_back: bool) -> None:
+    env = dmc.DMCPixelEnv("quadruped", "run", upright=True, terminate_on_back=terminate_on_back)
+    env.reset(seed=0)
+    assert not env.is_on_back
+    assert env.step(np.zeros(12))[2:4] == (False, False)
+    env.data.qpos[2:7] = 0.5, 0.0, 1.0, 0.1, 0.0  # half a turn about x, nearly
+    assert env.step(np.zeros(12))[2:4] == (terminate_on_back, False)
+    assert env.is_on_back
+    env.reset(seed=1)
+    env.data.qpos[2:7] = 1.5, 0.8, 0.6, 0.0, 0.0  # some 74 degrees: on its side
+    env.step(np.zeros(12))
+    assert not env.is_on_back
+    env.close()
+
+
 def test_a_body_walks_on_beyond_the_drawn_floor(dmc: Any) -> None:
     env = dmc.DMCPixelEnv("quadruped", "run", upright=True, floor_size=1.0)
     env.reset(seed=0)
@@ -399,6 +415,7 @@ def test_every_task_of_the_suite_can_be_made(dmc: Any) -> None:
         ({"floor_size": 0.0}, "floor_size must be a finite number above 0, .* got 0.0 and color_floor=True"),
         ({"floor_size": np.nan}, "floor_size must be a finite number above 0, .* got nan"),
         ({"floor_size": 9.0, "color_floor": False}, "goes with color_floor=True, got 9.0 and color_floor=False"),
+        ({"terminate_on_back": True}, "terminate_on_back=True goes with upright=True, got upright=False"),
         ({"domain": "walker", "upright": True}, "upright=True needs a body that floats freely, and 'torso' is held"),
         ({"render_mode": "human"}, "render_mode must be None or \"rgb_array\", got 'human'"),
         ({"width": 0}, "width and height must be at least 1 pixel, got 0 and 240"),

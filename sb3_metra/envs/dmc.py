@@ -141,6 +141,9 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         walks on. ``None``: as wide as the task has it
     :param upright: Whether an episode begins on the feet: the default pose, the root's quaternion (1, 0, 0, 0) with a
         noise of 0.02 (standard deviation), the feet just above the floor; otherwise as the task begins
+    :param terminate_on_back: Whether an episode terminates once the body's upward axis points below the horizon. An
+        option for training, which goes with ``upright``: with it the task is no longer that of the paper, so leave it
+        off where coverage is measured.
     :param task_kwargs: Passed to the task's constructor
     :param render_mode: ``"rgb_array"`` or ``None``
     :param width: Width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
@@ -160,6 +163,7 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         body: str | None = None,
         floor_size: float | None = None,
         upright: bool = False,
+        terminate_on_back: bool = False,
         task_kwargs: dict[str, Any] | None = None,
         render_mode: str | None = None,
         width: int = 240,
@@ -178,6 +182,7 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
             body,
             floor_size,
             upright,
+            terminate_on_back,
             task_kwargs,
             render_mode,
             width,
@@ -195,8 +200,10 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
                 "floor_size must be a finite number above 0, or None, and goes with color_floor=True, "
                 f"got {floor_size!r} and color_floor={color_floor!r}."
             )
+        if terminate_on_back and not upright:
+            raise ValueError("terminate_on_back=True goes with upright=True, got upright=False.")
         super().__init__(frame_size, frame_stack, quality, render_mode, width, height)
-        self.action_repeat = action_repeat
+        self.action_repeat, self.terminate_on_back = action_repeat, terminate_on_back
         self._suite = DmControlCompatibilityV0(
             suite.load(domain, task, task_kwargs={"time_limit": float("inf"), **(task_kwargs or {})})
         )
@@ -222,6 +229,11 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     def data(self) -> mujoco.MjData:
         """MuJoCo's state of the task."""
         return self._physics.data.ptr
+
+    @property
+    def is_on_back(self) -> bool:
+        """Whether the body's upward axis points below the horizon."""
+        return bool(self.data.xmat[self._body_index, 8] < 0.0)
 
     def _find_body(self, body: str | None) -> int:
         names = [self.model.body(index).name for index in range(self.model.nbody)]
@@ -269,6 +281,7 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
             total += float(reward)
             if terminated or truncated:
                 break
+        terminated = terminated or (self.terminate_on_back and self.is_on_back)
         return self._frames.push(self._draw()), total, terminated, truncated, self._info()
 
     def goal_observation(self, goal: np.ndarray) -> np.ndarray:
