@@ -306,6 +306,15 @@ def test_a_body_walks_on_beyond_the_drawn_floor(dmc: Any) -> None:
     env.close()
 
 
+def test_a_floor_of_ones_own_size_lies_about_the_origin(dmc: Any) -> None:
+    env = dmc.DMCPixelEnv("cheetah", "run", floor_size=10.0)  # whose own floor is a strip from -2 m to 198 m
+    env.reset(seed=0)
+    for x, y in ((-8.0, 3.0), (-4.0, -3.0), (5.0, 3.0)):
+        red, green, blue = from_above(env.model, env.data, x, y)
+        np.testing.assert_allclose([red / blue, green / blue], 127.5 * (1 + np.array([x, y]) / 10) / 128, atol=0.04)
+    env.close()
+
+
 def test_floor_colours_by_hand(dmc: Any) -> None:
     env = dmc.DMCPixelEnv("quadruped", "run")
     model = env.model

@@ -52,13 +52,13 @@ def color_floor(model: mujoco.MjModel, floor_size: float | None = None) -> None:
     drawn, because a renderer reads the textures only once.
 
     :param model: The model, changed in place
-    :param floor_size: Half the width of the floor, metres, of what is drawn: it carries a body beyond its edges, too.
-        ``None``: the floor's own
+    :param floor_size: Half the width of the floor, metres, which lies about the origin then. That is what is drawn: it
+        carries a body beyond its edges, too. ``None``: as the model has it
     :raises ValueError: if the model has no floor
     """
     floor = find_floor(model)
     if floor_size is not None:
-        model.geom_size[floor, :2] = floor_size
+        model.geom_size[floor, :2], model.geom_pos[floor, :2] = floor_size, 0.0
     texture, material = _texture_of(model, floor), int(model.geom_matid[floor])
     height, width = int(model.tex_height[texture]), int(model.tex_width[texture])
     colors = np.full((height, width, int(model.tex_nchannel[texture])), 255, dtype=np.uint8)
@@ -137,8 +137,8 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     :param color_floor: Whether the floor's colour tells the place; otherwise the floor is the task's own
     :param quality: ``"full"`` draws as dm_control does; ``"fast"`` leaves out shadows, reflections and smooth edges
     :param body: Name of the body whose place the coordinates are; the torso, or else the model's first body, by default
-    :param floor_size: Half the width of the coloured floor, metres; beyond its edges nothing is drawn, and the body
-        walks on. ``None``: as wide as the task has it
+    :param floor_size: Half the width of the coloured floor, metres, about the origin; beyond its edges nothing is
+        drawn, and the body walks on. ``None``: as wide as the task has it, and where
     :param upright: Whether an episode begins on the feet: the default pose, the root's quaternion (1, 0, 0, 0) with a
         noise of 0.02 (standard deviation), the feet just above the floor; otherwise as the task begins
     :param terminate_on_back: Whether an episode terminates once the body's upward axis points below the horizon. An
