@@ -1,9 +1,10 @@
 """
 Train METRA with the shipped settings; record coverage over steps and time as CSV, and the model.
 
-On one core, or on a GPU with environments in processes of their own: --device cuda. With --minutes it stops in time and
-leaves a checkpoint, from which the same command goes on: weights, optimisers, multipliers, replay and step counter are
-those of before, and new episodes begin.
+Any task of the dm_control suite will do, from pixels: --env dmc/point_mass-easy. On one core, or on a GPU with
+environments in processes of their own: --device cuda. With --minutes it stops in time and leaves a checkpoint, from
+which the same command goes on: weights, optimisers, multipliers, replay and step counter are those of before, and new
+episodes begin.
 """
 
 from __future__ import annotations
@@ -71,6 +72,12 @@ class Checkpoint(BaseCallback):
 
 def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
     """Environments that MuJoCo draws in a process each, others in this one."""
+    if env_id.startswith("dmc/"):
+        from sb3_metra.envs.dmc import make_pixel_env
+
+        domain, task = env_id.removeprefix("dmc/").split("-")
+        of_suite = {"domain": domain, "task": task} | (env_kwargs or {})
+        return make_pixel_vec_env(make_pixel_env, n_envs, seed=seed, env_kwargs=of_suite)
     drawn = env_id.endswith("Pixels-v0")
     return (make_pixel_vec_env if drawn else make_vec_env)(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
 
@@ -101,6 +108,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="environment steps, if not those of the settings")
     parser.add_argument("--eval-freq", type=int, default=100_000)
     parser.add_argument("--eval-skills", type=int, default=48)
+    parser.add_argument("--env-kwargs", type=ast.literal_eval, default={}, help="of all environments, as a Python dict")
+    parser.add_argument("--cell-size", type=float, default=1.0, help="edge of a cell of coverage")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, help="wall time to train for, in this session")
     parser.add_argument("--checkpoint-minutes", type=float, default=0.0, help="between two checkpoints; 0: none")
@@ -109,6 +118,8 @@ def main() -> None:
     settings = load_settings(args.env, paper=args.paper) | args.change
     steps = args.steps or settings["n_timesteps"]
     versions = {module.__name__: module.__version__ for module in (sb3_metra, stable_baselines3, th, gymnasium, np)}
+    if args.env_kwargs:
+        settings = settings | {"env_kwargs": args.env_kwargs | settings.get("env_kwargs", {})}
     record = {"env": args.env, "seed": args.seed, "steps": steps, "settings": settings, "device": args.device}
     if args.device != "cpu" and th.cuda.is_available():
         record["gpu"] = th.cuda.get_device_name()
@@ -118,9 +129,11 @@ def main() -> None:
 
     arguments = {key: value for key, value in settings.items() if key not in NOT_THE_MODELS}
     env = make_envs(args.env, settings["n_envs"], args.seed, settings.get("env_kwargs"))
-    eval_env = make_envs(args.env, settings["n_envs"])
+    eval_env = make_envs(args.env, settings["n_envs"], env_kwargs=args.env_kwargs)
     checkpoint = args.out / "checkpoint.zip"
-    coverage = SkillEvalCallback(eval_env, args.eval_freq, args.eval_skills, best_model_save_path=args.out, verbose=1)
+    coverage = SkillEvalCallback(
+        eval_env, args.eval_freq, args.eval_skills, cell_size=args.cell_size, best_model_save_path=args.out, verbose=1
+    )
     if goes_on := checkpoint.is_file():
         model = METRA.load(checkpoint, env, device=args.device)
         model.load_replay_buffer(args.out / "checkpoint_replay.pkl")
