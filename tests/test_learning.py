@@ -1,4 +1,4 @@
-"""METRA learns: a point mass goes everywhere, a HalfCheetah runs both ways. Minutes, so marked slow."""
+"""METRA learns: point masses go everywhere, a HalfCheetah runs both ways. Minutes, so marked slow."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ def train(env_id: str, steps: int) -> tuple[METRA, list[SkillTrajectory]]:
 
 
 @pytest.mark.slow
-def test_skills_of_a_point_mass_reach_every_octant_and_phi_is_faithful() -> None:
-    model, trajectories = train("sb3_metra/PointMass-v0", 100_000)
+@pytest.mark.parametrize(
+    ("env_id", "steps"), [("sb3_metra/PointMass-v0", 100_000), ("sb3_metra/PixelPointMass-v0", 32_000)]
+)
+def test_skills_of_a_point_mass_reach_every_octant_and_phi_is_faithful(env_id: str, steps: int) -> None:
+    model, trajectories = train(env_id, steps)
     ends = np.stack([t.coordinates[-1] - t.coordinates[0] for t in trajectories])
     octants = np.floor(np.arctan2(ends[:, 1], ends[:, 0]) / (np.pi / 4)).astype(int) % 8
     assert set(octants) == set(range(8))
