@@ -37,7 +37,7 @@ def test_skills_of_a_point_mass_reach_every_octant_and_phi_is_faithful(env_id: s
 
 @pytest.mark.slow
 def test_skills_of_a_half_cheetah_run_both_ways() -> None:
-    _, trajectories = train("sb3_metra/HalfCheetah-v0", 300_000)
+    _, trajectories = train("sb3_metra/HalfCheetah-v0", 400_000)  # on some machines 300 000 go 3 m forwards only
     ends = np.array([t.coordinates[-1, 0] for t in trajectories])
     assert ends.min() < -5.0
     assert ends.max() > 5.0
