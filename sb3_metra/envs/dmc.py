@@ -249,6 +249,7 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode as the task does, or on the feet; as Gymnasium's ``reset`` otherwise."""
         super().reset(seed=seed)
         self._suite.reset(seed=seed)
         if self._float is not None:
