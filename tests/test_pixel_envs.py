@@ -279,6 +279,14 @@ def test_upright_episodes_begin_nearly_the_same(dmc: Any) -> None:
     env.close()
 
 
+def test_a_body_that_always_touches_something_cannot_begin_upright(dmc: Any) -> None:
+    env = dmc.DMCPixelEnv("quadruped", "run", upright=True)
+    env.model.geom_margin[:] = 10.0  # what is nearer than 10 m counts as touching; the suite's own start fails, too
+    with pytest.raises(ValueError, match=r"upright=True needs a body that touches nothing .* up to a height of 5 m"):
+        env._stand_up(env._float)
+    env.close()
+
+
 @pytest.mark.parametrize("terminate_on_back", [False, True])
 def test_a_body_on_its_back_ends_an_episode_only_where_asked(dmc: Any, terminate_on_back: bool) -> None:
     env = dmc.DMCPixelEnv("quadruped", "run", upright=True, terminate_on_back=terminate_on_back)
@@ -422,6 +430,7 @@ def test_every_task_of_the_suite_can_be_made(dmc: Any) -> None:
         ({"action_repeat": 0}, "action_repeat must be an integer of at least 1, got 0"),
         ({"body": "head"}, "body must be one of .* got 'head'"),
         ({"floor_size": 0.0}, "floor_size must be a finite number above 0, .* got 0.0 and color_floor=True"),
+        ({"floor_size": "15"}, "floor_size must be a finite number above 0, .* got '15'"),
         ({"floor_size": np.nan}, "floor_size must be a finite number above 0, .* got nan"),
         ({"floor_size": 9.0, "color_floor": False}, "goes with color_floor=True, got 9.0 and color_floor=False"),
         ({"terminate_on_back": True}, "terminate_on_back=True goes with upright=True, got upright=False"),

@@ -19,6 +19,7 @@ with explained_imports(
     from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
 _BLUE = 128
+_HIGHEST_START = 5.0  # metres
 
 
 def find_floor(model: mujoco.MjModel) -> int:
@@ -195,7 +196,8 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
             )
         if not isinstance(action_repeat, int | np.integer) or isinstance(action_repeat, bool) or action_repeat < 1:
             raise ValueError(f"action_repeat must be an integer of at least 1, got {action_repeat!r}.")
-        if floor_size is not None and not (color_floor and 0 < floor_size < np.inf):
+        is_number = isinstance(floor_size, int | float | np.number) and 0 < floor_size < np.inf
+        if floor_size is not None and not (color_floor and is_number):
             raise ValueError(
                 "floor_size must be a finite number above 0, or None, and goes with color_floor=True, "
                 f"got {floor_size!r} and color_floor={color_floor!r}."
@@ -263,15 +265,19 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         Begin anew in the default pose, nearly upright, as low as nothing touches: the METRA authors' Quadruped does so.
 
         :param start: The first place of the root's free joint in ``qpos``
+        :raises ValueError: if something touches at any height, as where a body's parts touch each other in that pose
         """
         orientation = np.array([1.0, 0.0, 0.0, 0.0]) + 0.02 * self.np_random.standard_normal(4)
-        height, touches = 0.0, True
-        while touches:
+        for height in np.arange(0.0, _HIGHEST_START, 0.01):
             with self._physics.reset_context():
                 self.data.qpos[start : start + 3] = 0.0, 0.0, height
                 self.data.qpos[start + 3 : start + 7] = orientation / np.linalg.norm(orientation)
-            touches = self.data.ncon > 0
-            height += 0.01
+            if self.data.ncon == 0:
+                return
+        raise ValueError(
+            "upright=True needs a body that touches nothing in its default pose, got one with "
+            f"{self.data.ncon} contacts up to a height of {_HIGHEST_START:g} m."
+        )
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Keep an action, in [-1, 1], for ``action_repeat`` of the suite's steps; as Gymnasium's ``step`` otherwise."""
