@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, tqdm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
+from sb3_metra.algorithms.metra import METRA
 from sb3_metra.evaluation.coverage import state_coverage
 from sb3_metra.evaluation.plotting import plot_trajectories
 from sb3_metra.evaluation.report import write_report
@@ -22,7 +23,6 @@ from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
 from sb3_metra.evaluation.video import film_skills
 from sb3_metra.headless import choose_renderer, draw_for_films, drawing_kwargs, follow_body, leave_out_shadows
 from sb3_metra.hyperparams import load_settings
-from sb3_metra.metra import METRA
 
 N_SKILLS = 48
 """Skills that are measured and drawn, as many as in the paper."""

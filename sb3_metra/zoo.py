@@ -34,11 +34,11 @@ except ImportError as error:
     ) from error
 
 import sb3_metra.envs  # noqa: F401  registers the environments
+from sb3_metra.algorithms.metra import METRA
 from sb3_metra.downstream import TASKS, SkillActionVecWrapper
 from sb3_metra.evaluation.callbacks import log_metrics
 from sb3_metra.evaluation.metrics import evaluate_skills, judged_by
 from sb3_metra.hyperparams import settings_path
-from sb3_metra.metra import METRA
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"metra": METRA}
 """This package's algorithms under the names that ``--algo`` knows."""

@@ -14,13 +14,13 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.algorithms.metra import METRA
 from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments, registered
 from sb3_metra.evaluation.coverage import achieved_tasks
 from sb3_metra.evaluation.metrics import has_coordinates, headline, skill_metrics, skill_table
 from sb3_metra.evaluation.report_page.recording import RENDERING_HELP
 from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills, skills_to_show
 from sb3_metra.headless import choose_renderer, drawing_kwargs, follow_body, leave_out_shadows
-from sb3_metra.metra import METRA
 
 
 @dataclass

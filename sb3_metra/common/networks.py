@@ -79,9 +79,14 @@ class PixelEncoder(BaseFeaturesExtractor):
         layers: list[nn.Module] = [first, nn.ELU()]
         for i in range(3):
             layers += [nn.Conv2d(depth << i, depth << (i + 1), kernel_size=4, stride=2), nn.ELU()]
-        self.memory_format = th.channels_last if channels_last else th.contiguous_format
+        self.channels_last = channels_last
         self.cnn: nn.Module = nn.Sequential(*layers, nn.Flatten())
         self.cnn.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # PyTorch's signature lacks it
+
+    @property
+    def memory_format(self) -> th.memory_format:
+        """How images lie in memory."""
+        return th.channels_last if self.channels_last else th.contiguous_format
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.cnn(observations.contiguous(memory_format=self.memory_format))

@@ -15,6 +15,8 @@ class SkillObjective(nn.Module, ABC):
     """
     A method of skill discovery: it knows no policy, no loop and no logger.
 
+    A gradient step calls :meth:`loss` in training mode and :meth:`reward` in evaluation mode.
+
     :param prior: the prior p(z) of the skills in the batches
     """
 
