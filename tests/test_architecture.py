@@ -19,7 +19,8 @@ LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "f
 VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
-BUFFERS = {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
+ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes")}
+BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 LOOP = (
     OBJECTIVE
@@ -45,8 +46,11 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.objective": NETWORKS,
     "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.policies": OBJECTIVE,
-    "sb3_metra.common.buffers": OBJECTIVE,
-    "sb3_metra.common.frame_buffer": OBJECTIVE | BUFFERS,
+    "sb3_metra.common.arrays": LEAVES,
+    "sb3_metra.common.checks": LEAVES,
+    "sb3_metra.common.episodes": LEAVES,
+    "sb3_metra.common.buffers": ARRAYS | LEAVES,
+    "sb3_metra.common.frame_buffer": BUFFERS | LEAVES,
     "sb3_metra.common.arguments": BUFFERS,
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,

@@ -223,7 +223,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         with fast_kernels(self.device, self.tf32):
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(size, env=self._vec_normalize_env)
-                means.append(gradient_step(batch, batch_size))  # type: ignore[arg-type]
+                means.append(gradient_step(batch, batch_size))
         self._n_updates += gradient_steps
         if means:
             self._record(th.stack(means).mean(dim=0), gradient_steps)

@@ -80,6 +80,8 @@ class SkillDiscovery(SkillSAC):
     def _begin_episodes(self, observations: Any) -> None:
         """Every environment was just reset: new skills, and nothing that spans the reset."""
         assert self._resets is not None
+        assert self.replay_buffer is not None
+        self.replay_buffer.end_episodes()
         self._last_obs = copy_observation(observations)
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
