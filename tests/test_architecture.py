@@ -21,14 +21,20 @@ NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
 ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes")}
 BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
-FILES = {f"sb3_metra.common.{name}" for name in ("files", "archive", "plain", "saving", "loading", "normalization")}
+FILES = {
+    f"sb3_metra.common.{name}"
+    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "normalization")
+}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 LOOP = (
     OBJECTIVE
     | BUFFERS
     | STEPS
     | FILES
-    | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "training_env", "sac", "skill_discovery")}
+    | {
+        f"sb3_metra.common.{name}"
+        for name in ("arguments", "policies", "training_env", "sac", "persistent", "skill_discovery")
+    }
 )
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
@@ -66,8 +72,10 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.normalization": LEAVES,
     "sb3_metra.common.archive": LEAVES,
     "sb3_metra.common.saving": LEAVES | {"sb3_metra.common.archive", "sb3_metra.common.plain"},
+    "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
     "sb3_metra.common.loading": VALUES | FILES,
-    "sb3_metra.common.sac": LOOP - {"sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.sac": LOOP - FILES - {"sb3_metra.common.persistent", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.common.representation_discovery": LOOP,
     "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"} | FILES,

@@ -25,10 +25,11 @@ class Archive:
 
     :param label: its name, for errors
     :param file: its bytes
+    :param what: what it is expected to be, for errors
     :raises ValueError: if it is no zip archive, or not whole
     """
 
-    def __init__(self, label: str, file: io.BufferedIOBase) -> None:
+    def __init__(self, label: str, file: io.BufferedIOBase, what: str = "saved model") -> None:
         self.label, self.file = label, file
         start = file.tell()
         begins_as_zip = file.read(2) in (b"PK", b"")
@@ -38,7 +39,7 @@ class Archive:
         except (*_BROKEN, ValueError) as error:
             if begins_as_zip:
                 raise self.broken(str(error)) from error
-            raise ValueError(f"{label} is not a saved model: those are zip archives") from error
+            raise ValueError(f"{label} is not a {what}: it is no zip archive") from error
         if min((info.header_offset for info in self._zip.infolist()), default=0) > 0:
             raise self.broken("its end is missing")  # what was found is the end of an archive inside it
 

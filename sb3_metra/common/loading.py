@@ -99,8 +99,8 @@ def check_changes(cls: Any, saved: SavedModel, given: dict[str, Any]) -> dict[st
         if name in fixed:
             if not any(same(value, x) for x in fixed[name]):
                 raise ValueError(
-                    f"{name} must be {fixed[name][0]} as in {saved.label}, got {value!r}: load() cannot change networks "
-                    "and skills"
+                    f"{name} must be {fixed[name][0]} as in {saved.label}, got {value!r}: load() cannot change skills "
+                    "and networks"
                 )
             continue
         if name == "replay_buffer_kwargs":

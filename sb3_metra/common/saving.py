@@ -6,10 +6,11 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -158,6 +159,7 @@ def read_parameters(path: File) -> tuple[str, dict[str, Any]]:
         if archive.has(_PLAIN):
             plain = _read_plain(archive)
             return archive.label, _decode_parameters(archive.label, plain, _read_tensors(archive, plain))[0]
+        _read_data(archive)
         return archive.label, _read_state_dicts(archive)[0]
 
 
@@ -188,6 +190,26 @@ def check_whole(path: File) -> None:
             _read_tensors(archive, _read_plain(archive))
         else:
             _read_data(archive)
+
+
+def find_whole(paths: Iterable[Path]) -> Path:
+    """
+    The first of some model files that is whole; a warning names those before it that are not.
+
+    :param paths: files, the most welcome first
+    :raises ValueError: if none is
+    """
+    reasons = []
+    for path in paths:
+        try:
+            check_whole(path)
+        except (OSError, ValueError) as error:
+            reasons.append(str(error))
+        else:
+            for reason in reasons:
+                warnings.warn(f"{reason}; {path} is taken instead", stacklevel=2)
+            return path
+    raise ValueError("; ".join(reasons) or "there is no saved model")
 
 
 def _read_plain(archive: Archive) -> dict[str, Any]:
