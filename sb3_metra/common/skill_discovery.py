@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.captured_step import CapturedStep
+from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
 from sb3_metra.common.networks import check_finite
 from sb3_metra.common.sac import SkillSAC
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
@@ -43,6 +44,9 @@ class SkillDiscovery(SkillSAC):
     _episode_steps: np.ndarray | None = None  # of the running episodes
     _warned_of_endless = False
     _resets: ResetWatch | None = None
+    _callback: BaseCallback | None = None  # of the running or the last call of ``learn``
+    _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
+    _initial_callbacks: dict[int, dict[str, Any]] = {}  # noqa: RUF012  # replaced, never changed
 
     # Collection
 
@@ -68,6 +72,8 @@ class SkillDiscovery(SkillSAC):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if begin:
             self._begin_episodes(self._last_obs)
+        self._callback = result[1]
+        take_up(self, self._callback)
         return result
 
     def _watch_resets(self) -> None:
@@ -88,6 +94,15 @@ class SkillDiscovery(SkillSAC):
         self._last_skills = self.skill_prior.sample(self.n_envs, self.skill_rng)
         self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
         self._resets.take()
+
+    def begin_new_episodes(self) -> None:
+        """
+        End the running episodes: the environments are reset before the next step, from a seed that depends on the
+        model's seed and step.
+        """
+        assert self.env is not None
+        self.env.seed(int(np.random.SeedSequence([self.seed or 0, self.num_timesteps]).generate_state(1)[0] >> 1))
+        self._last_obs = None
 
     def collect_rollouts(
         self,
@@ -117,7 +132,7 @@ class SkillDiscovery(SkillSAC):
             raise ValueError(f"train_freq must count steps with {env.num_envs} environments, got {train_freq}")
         callback.on_rollout_start()
         while should_collect_more_steps(train_freq, *self._round):
-            if self._resets is not None and self._resets.take():
+            if self._last_obs is None or (self._resets is not None and self._resets.take()):
                 self._begin_episodes(env.reset())
             num_collected_steps, num_collected_episodes = self._round
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
