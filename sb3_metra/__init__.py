@@ -5,8 +5,18 @@ from sb3_metra.common.versions import check_versions
 check_versions()  # says in one sentence what to install, before an import fails in another way
 
 from sb3_metra.algorithms import ALGORITHMS, METRA, load
+from sb3_metra.common.plain import add_safe_globals
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 __version__ = "0.1.0"
 
-__all__ = ["ALGORITHMS", "METRA", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "__version__", "load"]
+__all__ = [
+    "ALGORITHMS",
+    "METRA",
+    "CnnPolicy",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "__version__",
+    "add_safe_globals",
+    "load",
+]

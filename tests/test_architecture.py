@@ -21,11 +21,13 @@ NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
 ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes")}
 BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
+FILES = {f"sb3_metra.common.{name}" for name in ("files", "archive", "plain", "saving", "loading", "normalization")}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 LOOP = (
     OBJECTIVE
     | BUFFERS
     | STEPS
+    | FILES
     | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "training_env", "sac", "skill_discovery")}
 )
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
@@ -35,7 +37,12 @@ PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
 ALLOWED_INSIDE: dict[str, set[str]] = {
-    "sb3_metra": {"sb3_metra.common.policies", "sb3_metra.common.versions", "sb3_metra.algorithms"},
+    "sb3_metra": {
+        "sb3_metra.algorithms",
+        "sb3_metra.common.plain",
+        "sb3_metra.common.policies",
+        "sb3_metra.common.versions",
+    },
     "sb3_metra.common": set(),
     "sb3_metra.common.type_aliases": set(),
     "sb3_metra.common.versions": set(),
@@ -55,10 +62,15 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,
     "sb3_metra.common.training_env": LEAVES,
+    "sb3_metra.common.plain": LEAVES,
+    "sb3_metra.common.normalization": LEAVES,
+    "sb3_metra.common.archive": LEAVES,
+    "sb3_metra.common.saving": LEAVES | {"sb3_metra.common.archive", "sb3_metra.common.plain"},
+    "sb3_metra.common.loading": VALUES | FILES,
     "sb3_metra.common.sac": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.common.representation_discovery": LOOP,
-    "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"} | FILES,
     "sb3_metra.algorithms.*": LOOP | {"sb3_metra.common.representation_discovery"},
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"},
     "sb3_metra.evaluation*": EVALUATION,

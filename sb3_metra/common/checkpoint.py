@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.env_state import get_env_state, set_env_state
 from sb3_metra.common.files import check_manifest, sync_folder, write_manifest
@@ -101,6 +102,7 @@ def _run_state(model: SkillDiscovery) -> dict[str, Any]:
             "torch": th.get_rng_state(),
             "cuda": cuda,
             "actions": model.action_space.np_random.bit_generator.state,
+            "skills": model.skill_rng,
             "prior": model.skill_prior.rng,
         },
         "noise": _noise_state(model.action_noise),
@@ -170,11 +172,12 @@ def restore_checkpoint(model: SkillDiscovery, folder: Path) -> None:
     :raises ValueError: if it belongs to another number of environments
     """
     state = _read_state(folder)
+    skills = state["attributes"]["_last_skills"]
+    if skills is not None and len(skills) != model.n_envs:
+        raise ValueError(f"env must have {len(skills)} environments as in {folder}, got {model.n_envs}")
     model.load_replay_buffer(folder / _REPLAY)
     for name, value in state["attributes"].items():
         setattr(model, name, value)
-    if model._last_skills is not None and len(model._last_skills) != model.n_envs:
-        raise ValueError(f"env must have {len(model._last_skills)} environments as in {folder}, got {model.n_envs}")
     assert model.env is not None
     model.env.reset()  # some environments make what their state is put into
     set_env_state(model.env, state["environments"])
@@ -187,7 +190,7 @@ def restore_checkpoint(model: SkillDiscovery, folder: Path) -> None:
     if draws["cuda"] and len(draws["cuda"]) == th.cuda.device_count():
         th.cuda.set_rng_state_all(draws["cuda"])
     model.action_space.np_random.bit_generator.state = draws["actions"]
-    model.skill_prior.rng = draws["prior"]
+    model.skill_rng, model.skill_prior.rng = draws["skills"], draws["prior"]
     model._resumed = {name: state[name] for name in ("noise", "logger", "callbacks")}
 
 
@@ -221,8 +224,7 @@ def take_up(model: SkillDiscovery, callback: BaseCallback) -> None:
         index = next((i for i, (name, _) in enumerate(waiting) if name == kind), None)
         if index is not None:
             _set_callback_state(one, waiting.pop(index)[1])
-    if waiting:
-        names = ", ".join(name for name, _ in waiting)
+    if names := ", ".join(name for name, state in waiting if any(state.values())):
         warnings.warn(f"the run had further callbacks whose state is not taken up: {names}", stacklevel=3)
 
 
@@ -238,12 +240,17 @@ def callback_states(callback: BaseCallback) -> list[tuple[str, Any]]:
     """
     states = []
     for one in _flatten(callback):
+        state: dict[str, Any] = {}
         if hasattr(one, "get_state"):
-            states.append((type(one).__name__, {"own": one.get_state()}))
+            state["own"] = one.get_state()
         else:
             initial = one.model._initial_callbacks.get(id(one), {}) if getattr(one, "model", None) else {}
             changed = {name: x for name, x in _plain_attributes(one).items() if initial.get(name, _MISSING) != x}
-            states.append((type(one).__name__, {"attributes": changed}))
+            state["attributes"] = changed
+        if isinstance(env := getattr(one, "eval_env", None), VecEnv):
+            env_state = get_env_state(env)
+            state["eval_env"] = env_state if env_state["base"] is not None else None
+        states.append((type(one).__name__, state))
     return states
 
 
@@ -253,6 +260,9 @@ _MISSING = object()
 def _set_callback_state(callback: Any, state: dict[str, Any]) -> None:
     if "own" in state and hasattr(callback, "set_state"):
         callback.set_state(state["own"])
+    if state.get("eval_env") is not None and isinstance(getattr(callback, "eval_env", None), VecEnv):
+        callback.eval_env.reset()
+        set_env_state(callback.eval_env, state["eval_env"])
     for name, text in state.get("attributes", {}).items():
         value, tensors = text
         setattr(callback, name, decode(json.loads(value), tensors))
@@ -279,3 +289,47 @@ def _flatten(callback: BaseCallback) -> Iterator[BaseCallback]:
         inner = [callback.callback]
     for one in inner:
         yield from _flatten(one)
+
+
+class RunCheckpointCallback(BaseCallback):
+    """
+    Writes checkpoints to go on from, see :meth:`~sb3_metra.common.skill_discovery.SkillDiscovery.resume`.
+
+    A checkpoint is due every ``save_freq`` calls of ``env.step()`` and is written when the next round begins; a last
+    one is written when training ends. If one cannot be written, a warning says so and training goes on.
+
+    :param save_freq: calls of ``env.step()`` between two checkpoints
+    :param save_path: folder of the checkpoints
+    :param keep: number of newest checkpoints to keep
+    :param verbose: 1 to print where each goes
+    """
+
+    def __init__(self, save_freq: int, save_path: str | os.PathLike[str], keep: int = 2, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        for name, value in (("save_freq", save_freq), ("keep", keep)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        self.save_freq, self.save_path, self.keep = int(save_freq), Path(save_path), int(keep)
+        self.last_saved = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.n_calls - self.last_saved >= self.save_freq:
+            self.save()
+
+    def _on_training_end(self) -> None:
+        if self.n_calls > self.last_saved:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint now."""
+        self.last_saved = self.n_calls
+        try:
+            path = write_checkpoint(self.model, self.save_path, self.keep)  # type: ignore[arg-type]
+        except OSError as error:
+            warnings.warn(f"no checkpoint could be written to {self.save_path}: {error}", stacklevel=2)
+            return
+        if self.verbose >= 1:
+            print(f"Checkpoint {path}")

@@ -106,7 +106,7 @@ def _get_env(env: gym.Env) -> list[State] | None:
         own = vars(type(env))
         if names is not None:
             values = {name: getattr(env, name) for name in names}
-        elif "get_state" in own or not isinstance(env, gym.Wrapper) and hasattr(env, "get_state"):
+        elif "get_state" in own or (not isinstance(env, gym.Wrapper) and hasattr(env, "get_state")):
             values = {"own": env.get_state()}  # type: ignore[attr-defined]
         else:
             return None

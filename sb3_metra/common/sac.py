@@ -189,10 +189,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         self.replay_buffer_class, self.replay_buffer_kwargs = choose_buffer(
             self.replay_buffer_class, self.replay_buffer_kwargs, self.observation_space, self.env
         )
-        loaded_rng = vars(self).get("skill_rng")
-        seed, self.seed = self.seed, None if loaded_rng is not None else self.seed  # a loaded model seeds nothing anew
         super()._setup_model()
-        self.seed, self.skill_rng = seed, loaded_rng or self.skill_rng
         assert self.replay_buffer is not None
         self.replay_buffer.rng = self._replay_rng
         if self.verbose >= 1:

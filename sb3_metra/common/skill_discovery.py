@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import os
 import pathlib
 import warnings
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
-from stable_baselines3.common.utils import should_collect_more_steps
+from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.common.archive import File
 from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.captured_step import CapturedStep
 from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
+from sb3_metra.common.loading import (
+    ATTRIBUTES,
+    check_changes,
+    check_names,
+    check_parameters,
+    check_saved,
+    fit_to_env,
+    own_state,
+    restart_multipliers,
+)
 from sb3_metra.common.networks import check_finite
+from sb3_metra.common.normalization import ObservationNormalization, normalize_env
 from sb3_metra.common.sac import SkillSAC
+from sb3_metra.common.saving import read_model, read_parameters, write_model
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
 
 Self = TypeVar("Self", bound="SkillDiscovery")
@@ -47,6 +65,7 @@ class SkillDiscovery(SkillSAC):
     _callback: BaseCallback | None = None  # of the running or the last call of ``learn``
     _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
     _initial_callbacks: dict[int, dict[str, Any]] = {}  # noqa: RUF012  # replaced, never changed
+    _normalization: ObservationNormalization | None = None  # what the model was saved with
 
     # Collection
 
@@ -243,6 +262,149 @@ class SkillDiscovery(SkillSAC):
 
     # Saving
 
+    @property
+    def normalization(self) -> ObservationNormalization | None:
+        """
+        What observations are normalised with: the statistics of the training environments' ``VecNormalize``, else those
+        that the model was saved with; ``None`` if it learnt on observations as they are.
+        """
+        return ObservationNormalization.of(self._vec_normalize_env) or self._normalization
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        As SB3's; if the model learnt on normalised observations, see :meth:`load`.
+
+        :param env: the environment to learn in
+        :param force_reset: begin new episodes
+        """
+        self._normalization = self.normalization
+        super().set_env(normalize_env(self._wrap_env(env, self.verbose), self._normalization), force_reset)
+
+    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """
+        Save the model as SB3 does, and beside SB3's entries as JSON and safetensors, which :meth:`load` reads.
+
+        A file that is there already stays what it was until the new one is whole and on the disk.
+
+        :param path: the file, with or without ``.zip``, or an open one
+        :param exclude: attributes to leave out, too
+        :param include: attributes to save although they usually are not
+        """
+        names, variables = self._get_torch_save_params()
+        left_out = ({*(exclude or ()), *self._excluded_save_params()}) - {*(include or ())}
+        left_out |= {name.partition(".")[0] for name in [*names, *variables]}
+        data = vars(self) | {
+            "_normalization": self.normalization,
+            "_skill_prior": self.skill_prior,
+            "_replay_rng": self._replay_rng if self.replay_buffer is None else self.replay_buffer.rng,
+        }
+        data = {name: value for name, value in data.items() if name not in left_out}
+        tensors = {name: recursive_getattr(self, name) for name in variables}
+        write_model(path, data, self.get_parameters(), tensors, type(self).__name__)
+
+    @classmethod
+    def load(
+        cls: type[Self],
+        path: File,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        *,
+        trusted: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Load a model. Nothing that the file holds is run, unless it is trusted.
+
+        The model goes on with its own generators, and PyTorch's and NumPy's stay where they are. A model that learnt
+        on normalised observations brings their statistics: an environment that is not normalised is wrapped with them,
+        a ``VecNormalize`` that has seen nothing yet gets them, and one with statistics of its own keeps those.
+
+        :param path: the file, with or without ``.zip``, or an open one
+        :param env: the environment to go on in; ``None``: only to act and to encode
+        :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
+        :param custom_objects: values that replace attributes of the file, by name; and classes and functions of one's
+            own that it names
+        :param print_system_info: print the versions of now, and of when the file was saved
+        :param force_reset: begin new episodes
+        :param trusted: unpickle what the file does not hold as JSON, which can run any code that it brings
+        :param kwargs: arguments of the constructor to change; a multiplier whose argument changes begins anew
+        :return: the model
+        :raises ValueError: if the file is not whole, not a model of this method, or needs trust; or if an argument
+            cannot change
+        :raises TypeError: if there is no such argument
+        """
+        check_names(cls, kwargs)
+        if print_system_info:
+            print("== CURRENT SYSTEM INFO ==")
+            get_system_info()
+        saved = read_model(path, custom_objects, trusted, kwargs, print_system_info)
+        check_saved(cls, saved)
+        changes = check_changes(cls, saved, kwargs)
+        data = saved.data
+        if env is not None:
+            env = normalize_env(cls._wrap_env(env, data.get("verbose", 0)), data.get("_normalization"))
+            check_for_correct_spaces(env, data["observation_space"], data["action_space"])
+            fit_to_env(data, env, force_reset)
+        model = cls(data["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
+        vars(model).update(data)
+        model._rebuild(changes)
+        check_parameters(saved.label, saved.parameters)
+        model.set_parameters(restart_multipliers(model, saved.parameters, changes))
+        for name, value in saved.variables.items():
+            recursive_setattr(model, f"{name}.data", value.data.to(model.device))
+        if "seed" in changes:
+            model.set_random_seed(model.seed)
+        elif env is not None and force_reset and model.seed is not None:
+            env.seed(int(copy.deepcopy(model.skill_rng).integers(2**31)))  # the same file, the same episodes
+        return model
+
+    def _rebuild(self, changes: dict[str, Any]) -> None:
+        """Build networks and replay from the file's attributes and from changed arguments; the generators go on."""
+        self.algorithm = type(self).__name__
+        for name, value in changes.items():
+            setattr(self, ATTRIBUTES.get(name, name), value)
+        seed, self.seed = self.seed, None
+        generators: list[Any] = [vars(self).get("skill_rng"), self.skill_prior.rng, vars(self).get("_replay_rng")]
+        with th.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            self._setup_model()
+        self.seed = seed
+        if None not in generators:
+            self.skill_rng, self.skill_prior.rng, self._replay_rng = generators
+            assert self.replay_buffer is not None
+            self.replay_buffer.rng = self._replay_rng
+
+    def save_checkpoint(self, folder: str | os.PathLike[str], keep: int = 2) -> pathlib.Path:
+        """
+        Write everything that the rest of the run depends on, see :func:`~sb3_metra.common.checkpoint.write_checkpoint`.
+
+        :param folder: the folder of the run's checkpoints
+        :param keep: number of newest checkpoints to keep
+        :return: the checkpoint, a folder of its own
+        """
+        return write_checkpoint(self, folder, keep)
+
+    @classmethod
+    def resume(cls: type[Self], path: str | os.PathLike[str], env: GymEnv, **kwargs: Any) -> Self:
+        """
+        Go on from a checkpoint: on a CPU, to the bit as if the run had never stopped.
+
+        Then call ``learn(total - model.num_timesteps, callback, reset_num_timesteps=False)`` with callbacks made as
+        before; theirs go on, too.
+
+        :param path: a checkpoint, the folder of a run's checkpoints, or the run's folder; the newest whole one is taken
+        :param env: environments made as before
+        :param kwargs: further arguments of :meth:`load`
+        :return: the model
+        :raises ValueError: if there is no whole checkpoint, or the environments are others
+        """
+        folder = find_checkpoint(path)
+        model = cls.load(folder / "model.zip", env, **kwargs)
+        restore_checkpoint(model, folder)
+        return model
+
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
         Load a replay buffer that ``save_replay_buffer`` wrote.
@@ -266,20 +428,43 @@ class SkillDiscovery(SkillSAC):
         self.replay_buffer = loaded
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "actor",
-            "critic",
-            "critic_target",
-            "_captured_step",
-            "_resets",
-            "_replay_rng",
-        ]
+        own = ["actor", "critic", "critic_target", "_captured_step", "_resets"]
+        own += ["_callback", "_resumed", "_initial_callbacks"]
+        return [*super()._excluded_save_params(), *own]
 
-    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """As SB3's; what was recorded of the gradient step reads optimisers that are no more, so it is forgotten."""
-        super().set_parameters(*args, **kwargs)
+    def set_parameters(
+        self, load_path_or_dict: File | dict[str, Any], exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        As SB3's, but all or nothing, and nothing that a file holds is run.
+
+        :param load_path_or_dict: a model file, or what :meth:`get_parameters` gives
+        :param exact_match: whether every parameter must be given
+        :param device: unused, kept for SB3's interface: parameters go where the networks are
+        :raises ValueError: if they are not finite, or not those of this model; it keeps its own then
+        """
+        if isinstance(load_path_or_dict, dict):
+            label, parameters = "load_path_or_dict", load_path_or_dict
+        else:
+            label, parameters = read_parameters(load_path_or_dict)
+        check_parameters(label, parameters)
+        own = copy.deepcopy(self.get_parameters())
+        try:
+            super().set_parameters(parameters, exact_match)
+            self._own_optimizer_states()
+        except Exception as error:
+            super().set_parameters(own)  # type: ignore[arg-type]
+            self._own_optimizer_states()
+            kind = type(error) if type(error) in (RuntimeError, ValueError) else ValueError
+            reason = " ".join(str(error).split())
+            raise kind(f"{label} must hold parameters of this {type(self).__name__}: {reason}") from error
+        # what was recorded of the gradient step reads optimisers that are no more
         self._captured_step = CapturedStep(self._averaged_step)
+
+    def _own_optimizer_states(self) -> None:
+        for name in self._get_torch_save_params()[0]:
+            if isinstance(optimizer := recursive_getattr(self, name), th.optim.Optimizer):
+                own_state(name, optimizer)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "objective", "entropy_dual", "actor.optimizer", "critic.optimizer", "objective_optimizer"], []
