@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import warnings
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
 from sb3_metra.common.networks import check_finite
 from sb3_metra.common.persistent import PersistentSAC
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
@@ -39,6 +42,9 @@ class SkillDiscovery(PersistentSAC):
     _episode_steps: np.ndarray | None = None  # of the running episodes
     _warned_of_endless = False
     _resets: ResetWatch | None = None
+    _callback: BaseCallback | None = None  # of the running or the last call of ``learn``
+    _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
+    _initial_callbacks: dict[int, dict[str, Any]] = {}  # noqa: RUF012  # replaced, never changed
 
     # Collection
 
@@ -64,6 +70,8 @@ class SkillDiscovery(PersistentSAC):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if begin:
             self._begin_episodes(self._last_obs)
+        self._callback = result[1]
+        take_up(self, self._callback)
         return result
 
     def _watch_resets(self) -> None:
@@ -84,6 +92,15 @@ class SkillDiscovery(PersistentSAC):
         self._last_skills = self.skill_prior.sample(self.n_envs, self.skill_rng)
         self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
         self._resets.take()
+
+    def begin_new_episodes(self) -> None:
+        """
+        End the running episodes: the environments are reset before the next step, from a seed that depends on the
+        model's seed and step.
+        """
+        assert self.env is not None
+        self.env.seed(int(np.random.SeedSequence([self.seed or 0, self.num_timesteps]).generate_state(1)[0] >> 1))
+        self._last_obs = None
 
     def collect_rollouts(
         self,
@@ -113,7 +130,7 @@ class SkillDiscovery(PersistentSAC):
             raise ValueError(f"train_freq must count steps with {env.num_envs} environments, got {train_freq}")
         callback.on_rollout_start()
         while should_collect_more_steps(train_freq, *self._round):
-            if self._resets is not None and self._resets.take():
+            if self._last_obs is None or (self._resets is not None and self._resets.take()):
                 self._begin_episodes(env.reset())
             num_collected_steps, num_collected_episodes = self._round
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
@@ -222,5 +239,36 @@ class SkillDiscovery(PersistentSAC):
         name = type(self).__name__ if tb_log_name is None else tb_log_name
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
+    # Saving
+
+    def save_checkpoint(self, folder: str | os.PathLike[str], keep: int = 2) -> pathlib.Path:
+        """
+        Write everything that the rest of the run depends on, see :func:`~sb3_metra.common.checkpoint.write_checkpoint`.
+
+        :param folder: the folder of the run's checkpoints
+        :param keep: number of newest checkpoints to keep
+        :return: the checkpoint, a folder of its own
+        """
+        return write_checkpoint(self, folder, keep)
+
+    @classmethod
+    def resume(cls: type[Self], path: str | os.PathLike[str], env: GymEnv, **kwargs: Any) -> Self:
+        """
+        Go on from a checkpoint: on a CPU, to the bit as if the run had never stopped.
+
+        Then call ``learn(total - model.num_timesteps, callback, reset_num_timesteps=False)`` with callbacks made as
+        before; theirs go on, too.
+
+        :param path: a checkpoint, the folder of a run's checkpoints, or the run's folder; the newest whole one is taken
+        :param env: environments made as before
+        :param kwargs: further arguments of :meth:`load`
+        :return: the model
+        :raises ValueError: if there is no whole checkpoint, or the environments are others
+        """
+        folder = find_checkpoint(path)
+        model = cls.load(folder / "model.zip", env, **kwargs)
+        restore_checkpoint(model, folder)
+        return model
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_resets"]
+        return [*super()._excluded_save_params(), "_resets", "_callback", "_resumed", "_initial_callbacks"]
