@@ -21,8 +21,13 @@ NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective"}
 BUFFERS = {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
+WORKERS = {"sb3_metra.common.workers"}
 LOOP = (
-    OBJECTIVE | BUFFERS | STEPS | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "skill_discovery")}
+    OBJECTIVE
+    | BUFFERS
+    | STEPS
+    | WORKERS
+    | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "skill_discovery")}
 )
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
 ROOMS = {"sb3_metra", "sb3_metra.metra", "sb3_metra.baselines*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
@@ -35,6 +40,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common": set(),
     "sb3_metra.common.type_aliases": set(),
     "sb3_metra.common.versions": set(),
+    "sb3_metra.common.last_words": set(),
+    "sb3_metra.common.workers": {"sb3_metra.common.last_words"},
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
@@ -49,7 +56,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.metra": LOOP,
     "sb3_metra.baselines": {"sb3_metra.baselines.*"},
     "sb3_metra.baselines.*": LOOP,
-    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"},
+    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
     "sb3_metra.hyperparams": set(),
     "sb3_metra.downstream*": {"sb3_metra.downstream*", "sb3_metra.common.skills"} | LEAVES,

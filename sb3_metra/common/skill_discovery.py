@@ -18,6 +18,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.arguments import check_arguments, parse_target_entropy
 from sb3_metra.common.buffers import SkillReplayBuffer
@@ -30,6 +31,7 @@ from sb3_metra.common.optimization import descend, fast_kernels, is_fused, move_
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SkillActor, SkillCritic, SkillPolicy
 from sb3_metra.common.skills import SkillPrior, make_prior
 from sb3_metra.common.type_aliases import Info, SkillReplayBufferSamples
+from sb3_metra.common.workers import guard_workers
 
 Self = TypeVar("Self", bound="SkillDiscovery")
 
@@ -207,6 +209,11 @@ class SkillDiscovery(OffPolicyAlgorithm, ABC):
         self._captured_step = CapturedStep(self._averaged_step)
 
     # Collection
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        guard_workers(vec_env := OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper))
+        return vec_env
 
     def _setup_learn(
         self,
