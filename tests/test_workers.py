@@ -343,3 +343,19 @@ def test_a_program_ends_with_its_workers(how: str, method: str, last_line: str, 
     assert any(line.endswith(last_line) for line in done.stderr.splitlines()), done.stderr
     if how != "idle":
         assert time.time() - float(done.stdout) < 20  # 2 on a quiet machine
+
+
+def test_what_is_imported_before_the_fork_starts_neither_threads_nor_opengl() -> None:
+    program = f"""
+import importlib, os, sys
+for name in {workers._PRELOADED}:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
+tasks = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1
+print(tasks, [name for name in ("mujoco", "dm_control", "OpenGL", "glfw") if name in sys.modules])
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "1 []"

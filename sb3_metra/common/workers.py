@@ -29,6 +29,13 @@ _WARN_AFTER = 8.0  # seconds without an answer
 _TICK = 1.0  # seconds between two looks at all workers, once one of them does not answer
 _GRACE = 5.0  # seconds to end in, if nothing more is expected of the workers
 
+# What the server that forks workers imports once, if it is there, so that no worker has to. Neither MuJoCo nor what
+# imports it: they load OpenGL, whose drivers do not survive a fork.
+_PRELOADED = [
+    "sb3_metra.common.last_words",
+    *("absl.logging", "dm_env", "labmaze", "lxml.etree", "PIL.Image", "scipy.ndimage", "tree"),  # for dm_control
+]
+
 
 class WorkerError(ChildProcessError):
     """
@@ -91,6 +98,9 @@ class WorkerVecEnv(SubprocVecEnv):
     """
     SB3's ``SubprocVecEnv``, guarded from the making of the environments on, as :func:`guard_workers` guards others.
 
+    Workers start fast: they are forked from a server that has imported PyTorch, SB3 and this package, if it was not
+    running before.
+
     :param env_fns: functions that make an environment, each called in its own process
     :param start_method: how processes are started; ``None``: ``"forkserver"`` where there is one, else ``"spawn"``
     :param step_timeout: as for :func:`guard_workers`; an environment may take 300 seconds to be made
@@ -112,6 +122,8 @@ class WorkerVecEnv(SubprocVecEnv):
             raise ValueError("env_fns must hold at least one function, got none.")
         self.waiting = self.closed = False
         context: Any = mp.get_context(start_method or ("forkserver" if "forkserver" in methods else "spawn"))
+        if context.get_start_method() == "forkserver":
+            context.set_forkserver_preload(_PRELOADED)  # without effect on a server that runs already
         self.remotes, self.work_remotes = zip(*[context.Pipe() for _ in env_fns], strict=True)
         self.processes = []
         for pipe, parent_pipe, make in zip(self.work_remotes, self.remotes, env_fns, strict=True):
@@ -161,7 +173,8 @@ class _Remote:
         :param message: SB3's command and its data
         :raises WorkerError: if a worker has failed
         """
-        self.watch.check()
+        if self.watch.failure is not None:
+            self.watch.repeat(self.watch.failure)
         self.asked = message[0]
         try:
             self.pipe.send(message)
@@ -175,7 +188,8 @@ class _Remote:
         :return: the answer
         :raises WorkerError: if a worker has failed, or this one gives no answer for too long
         """
-        self.watch.check()
+        if self.watch.failure is not None:
+            self.watch.repeat(self.watch.failure)
         if not self.answers(_TICK):
             self.watch.wait_for(self)
         try:
@@ -227,10 +241,14 @@ class _Watch:
         """Seconds without an answer after which a worker counts as hanging."""
         return max(self.step_timeout, _SLOWER * self.slowest)
 
-    def check(self) -> None:
-        """Say again what has failed; what is in the pipes no longer belongs to what is asked."""
-        if self.failure is not None:
-            raise WorkerError(str(self.failure), self.failure.worker) from self.failure.__cause__
+    def repeat(self, failure: WorkerError) -> NoReturn:
+        """
+        Say again what has failed; what is in the pipes no longer belongs to what is asked.
+
+        :param failure: what has been said
+        :raises WorkerError: always
+        """
+        raise WorkerError(str(failure), failure.worker) from failure.__cause__
 
     def fail(self, remote: _Remote, words: LastWords | None = None, reason: str | None = None) -> NoReturn:
         """

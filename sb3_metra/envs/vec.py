@@ -12,8 +12,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import SubprocVecEnv
 
+from sb3_metra.common.workers import WorkerError, WorkerVecEnv
 from sb3_metra.envs import find_spec
 from sb3_metra.envs.rendering import count_egl_devices
 
@@ -26,13 +26,15 @@ def make_pixel_vec_env(
     seed: int | None = None,
     env_kwargs: dict[str, Any] | None = None,
     start_method: str | None = None,
-) -> SubprocVecEnv:
+    step_timeout: float | None = None,
+) -> WorkerVecEnv:
     """
     Build environments that draw at the same time, each in a process of its own with one thread.
 
     An environment is made inside its process, which keeps its OpenGL context there, and nothing large is sent. Where
     there are several NVIDIA GPUs, the processes take turns with those that EGL can draw on, unless
-    ``MUJOCO_EGL_DEVICE_ID`` names one. What a worker refuses (a bad argument, a missing library) is raised here.
+    ``MUJOCO_EGL_DEVICE_ID`` names one. What a worker refuses (a bad argument, a missing library) is raised here. A
+    worker that fails or hangs is named by a :class:`~sb3_metra.common.workers.WorkerError`.
 
     :param env_id: A registered environment, also as ``module:name``, or a function that makes one, such as
         ``make_pixel_env``
@@ -40,6 +42,8 @@ def make_pixel_vec_env(
     :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
     :param env_kwargs: Passed to ``gymnasium.make`` or to the function
     :param start_method: How processes are started: ``"forkserver"``, ``"spawn"`` or SB3's choice
+    :param step_timeout: Seconds without an answer after which a worker counts as hanging, ``math.inf`` for never; 30 by
+        default, or 20 times the slowest answer so far, if that is more
     :return: The vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
     """
     if not isinstance(n_envs, int) or isinstance(n_envs, bool) or n_envs < 1:
@@ -48,15 +52,14 @@ def make_pixel_vec_env(
         raise ValueError('start_method must be "forkserver", "spawn" or None, got "fork": OpenGL does not survive it.')
     if isinstance(env_id, str):
         find_spec(env_id)  # a name that nobody registered is refused here, not in a worker
-    makers: list[Callable[[], gym.Env]] = [
-        partial(_make_in_worker, env_id, dict(env_kwargs or {}), rank, seed) for rank in range(n_envs)
-    ]
-    with _environ(_ONE_THREAD):
-        vec_env = SubprocVecEnv(makers, start_method=start_method)
-    refusal = next((each for each in vec_env.get_attr("refusal") if each is not None), None)
-    if refusal is not None:
-        vec_env.close()
-        raise refusal
+    makers = [partial(_make_in_worker, env_id, dict(env_kwargs or {}), rank, seed) for rank in range(n_envs)]
+    try:
+        with _environ(_ONE_THREAD):
+            vec_env = WorkerVecEnv(makers, start_method, step_timeout)
+    except WorkerError as error:
+        if isinstance(error.__cause__, ImportError | TypeError | ValueError):  # no worker can do what is asked
+            raise error.__cause__ from None
+        raise
     vec_env.seed(seed)
     return vec_env
 
@@ -130,34 +133,16 @@ def _make_in_worker(
     :return: The environment
     """
     os.environ.update(_ONE_THREAD)  # for a server of processes that ran before and for libraries loaded from here on
-    try:
-        share_gpus(rank)
-        if isinstance(env_id, str):
-            import sb3_metra.envs  # noqa: F401  (registers the environments)
+    share_gpus(rank)
+    if isinstance(env_id, str):
+        import sb3_metra.envs  # noqa: F401  (registers the environments)
 
-            env = gym.make(env_id, **env_kwargs)
-        else:
-            env = env_id(**env_kwargs)
-    except (ImportError, TypeError, ValueError) as error:
-        return _Refused(error)
+        env = gym.make(env_id, **env_kwargs)
+    else:
+        env = env_id(**env_kwargs)
     if seed is not None:
         env.action_space.seed(seed + rank)
-    return _Made(env)
-
-
-class _Made(Monitor):
-    """An environment that could be made."""
-
-    refusal: Exception | None = None
-
-
-class _Refused(gym.Env):
-    """What stands for an environment that could not be made, until the main process has read why."""
-
-    observation_space = action_space = gym.spaces.Discrete(1)
-
-    def __init__(self, refusal: Exception):
-        self.refusal = refusal.with_traceback(None)
+    return Monitor(env)
 
 
 def share_gpus(rank: int) -> None:
