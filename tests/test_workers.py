@@ -20,6 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_metra import METRA
+from sb3_metra.cli import main
 from sb3_metra.common import workers
 from sb3_metra.common.workers import WorkerError, WorkerVecEnv, guard_workers
 from tests.toys import TINY
@@ -65,7 +66,7 @@ def fail(how: str) -> None:
 
 
 class Frail(gym.Env):
-    """An environment that fails, in a way, at a moment: while it is made, at a reset, or at its third step."""
+    """An environment that fails, in a way, at a moment: while it is made, at a reset, or after some steps."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -87,6 +88,8 @@ class Frail(gym.Env):
         self.steps += 1
         if self.steps >= 3:
             self.at("step")
+        if self.steps >= 150:
+            self.at("late step")
         return np.zeros(3, np.float32), 0.0, False, self.steps % 10 == 0, {}
 
     def close(self) -> None:
@@ -298,6 +301,23 @@ def test_what_was_learnt_is_kept(how: str, tmp_path: Path) -> None:
     model.set_env(DummyVecEnv([frail, frail]))
     model.learn(64)
     assert model.num_timesteps == 64
+
+
+@pytest.mark.slow
+def test_train_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rl_zoo3")
+    kwargs = {"how": "kill", "when": "late step"}
+    gym.register("Frail-v0", "tests.test_workers:Frail", max_episode_steps=100, kwargs=kwargs)
+    settings = [f"{name}:{value!r}" for name, value in TINY.items() if name not in ("seed", "device")]
+    arguments = ["--env", "Frail-v0", "--vec-env", "subproc", "--eval-freq", "-1", "-n", "1000", "-f", str(tmp_path)]
+    try:
+        assert main(["train", *arguments, "-params", "n_envs:2", *settings]) == 1
+    finally:
+        del gym.registry["Frail-v0"]
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("sb3-metra train: Worker 0 of 2 (the first is 0) was killed by SIGKILL during step")
+    assert METRA.load(tmp_path / "metra/Frail-v0_1/Frail-v0.zip").num_timesteps == 298
+    assert not mp.active_children()
 
 
 PROGRAM = """
