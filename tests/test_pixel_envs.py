@@ -554,8 +554,13 @@ def test_a_closed_renderer_says_so(dmc: Any) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drawing without a screen is the system's")
 def test_gl_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found: set[str] = set()
-    monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: name if name in found else None)
-    for libraries, expected in (({"EGL", "OSMesa"}, "egl"), ({"OSMesa"}, "osmesa")):
+
+    def load(library: str) -> None:
+        if library not in found:
+            raise OSError(library)
+
+    monkeypatch.setattr(rendering.ctypes, "CDLL", load)
+    for libraries, expected in (({"libEGL.so.1", "libOSMesa.so.8"}, "egl"), ({"libOSMesa.so.8"}, "osmesa")):
         monkeypatch.setenv("MUJOCO_GL", "")
         found = libraries
         assert rendering.choose_gl() == os.environ["MUJOCO_GL"] == expected
@@ -563,8 +568,26 @@ def test_gl_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> N
     assert rendering.choose_gl() == "osmesa"  # what is set is not questioned
     for value, reason in (("", "neither libEGL nor libOSMesa is found"), ("off", "MUJOCO_GL=off turns it off")):
         monkeypatch.setenv("MUJOCO_GL", value)
+        assert rendering.choose_gl() == value
         with pytest.raises(ImportError, match=rf"{reason}.*sudo apt-get install {rendering.GL_PACKAGES}"):
-            rendering.choose_gl()
+            rendering._make_gl_context(64, 64)
+
+
+def test_importing_environments_changes_nothing_outside() -> None:
+    """Neither the process's variables nor another package, until an environment is made."""
+    pytest.importorskip("gymnasium_robotics")
+    program = """
+import os
+before = {**os.environ}
+from gymnasium_robotics.envs.franka_kitchen import franka_env
+function = franka_env.robot_get_obs
+import sb3_metra.envs.dmc, sb3_metra.envs.kitchen, sb3_metra.envs.locomotion
+print({name for name, value in os.environ.items() if before.get(name) != value} - {"PYOPENGL_PLATFORM"})  # MuJoCo's
+print(franka_env.robot_get_obs is function)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.split() == ["set()", "True"], done.stderr
 
 
 every_renderer = pytest.mark.parametrize(
@@ -577,9 +600,9 @@ every_renderer = pytest.mark.parametrize(
 def test_missing_gl_is_explained_when_an_environment_is_made(env_id: str, package: str) -> None:
     pytest.importorskip(package)
     program = f"""
-import ctypes.util
-ctypes.util.find_library = lambda name: None
 import gymnasium, sb3_metra.envs
+from sb3_metra.envs import rendering
+rendering._is_installed = lambda library: False
 gymnasium.make("sb3_metra/PixelPointMass-v0").reset()
 try:
     gymnasium.make("{env_id}")

@@ -60,9 +60,6 @@ def repair_robot_joints() -> bool:
     return True
 
 
-repair_robot_joints()
-
-
 class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     """
     A Franka arm in a kitchen with six things to do, seen through the paper's camera.
@@ -95,6 +92,7 @@ class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     ):
         gym.utils.EzPickle.__init__(self, frame_size, frame_stack, quality, render_mode, width, height)
         super().__init__(frame_size, frame_stack, quality, render_mode, width, height)
+        repair_robot_joints()
         self._kitchen = KitchenEnv(tasks_to_complete=list(TASKS), terminate_on_tasks_completed=False)
         self.metadata = {**self.metadata, "render_fps": self._kitchen.metadata["render_fps"]}
         self.action_space = spaces.Box(-1.0, 1.0, shape=self._kitchen.action_space.shape, dtype=np.float32)
