@@ -209,6 +209,14 @@ class SceneRenderer:
             for (group, name, _), value in zip(settings, before, strict=True):
                 setattr(group, name, value)
 
+    @property
+    def gl_renderer(self) -> str:
+        """OpenGL's name of what draws: a GPU, or the CPU (``llvmpipe``)."""
+        self._gl_context.make_current()
+        from OpenGL import GL
+
+        return GL.glGetString(GL.GL_RENDERER).decode()
+
     def render(self, data: Any, camera: Any) -> np.ndarray:
         """
         Draw the model as it stands.
