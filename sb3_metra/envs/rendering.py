@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import gymnasium as gym
 import numpy as np
 
+from sb3_metra.envs.checks import check_picture
+
 Quality = Literal["fast", "full"]
 """``"full"`` draws all that the model asks for. ``"fast"`` leaves out shadows, reflections and smooth edges."""
 
@@ -165,8 +167,7 @@ class SceneRenderer:
     ):
         self._gl_context: Any = None
         self._context: Any = None
-        if min(width, height) < 1:
-            raise ValueError(f"width and height must be at least 1 pixel, got {width} and {height}.")
+        check_picture(None, width, height)
         check_quality(quality)
         import mujoco
 

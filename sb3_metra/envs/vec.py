@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_metra.common.workers import WorkerError, WorkerVecEnv
 from sb3_metra.envs import find_spec
+from sb3_metra.envs.checks import check_integer
 from sb3_metra.envs.rendering import count_egl_devices
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
@@ -46,10 +47,15 @@ def make_pixel_vec_env(
         default, or 20 times the slowest answer so far, if that is more
     :return: The vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
     """
-    if not isinstance(n_envs, int) or isinstance(n_envs, bool) or n_envs < 1:
-        raise ValueError(f"n_envs must be an integer of at least 1, got {n_envs!r}.")
+    check_integer("n_envs", n_envs, 1)
+    if seed is not None:
+        check_integer("seed", seed, 0)
+    if not isinstance(env_kwargs, dict | None):
+        raise ValueError(f"env_kwargs must be a dict of an environment's arguments, or None, got {env_kwargs!r}.")
     if start_method == "fork":
-        raise ValueError('start_method must be "forkserver", "spawn" or None, got "fork": OpenGL does not survive it.')
+        raise ValueError("start_method must be 'forkserver', 'spawn' or None, got 'fork': OpenGL does not survive it.")
+    if not isinstance(env_id, str) and not callable(env_id):
+        raise ValueError(f"env_id must be a registered name, or a function that makes an environment, got {env_id!r}.")
     if isinstance(env_id, str):
         find_spec(env_id)  # a name that nobody registered is refused here, not in a worker
     makers = [partial(_make_in_worker, env_id, dict(env_kwargs or {}), rank, seed) for rank in range(n_envs)]
@@ -82,8 +88,9 @@ def measure_throughput(
     :param env_kwargs: Passed to ``gymnasium.make`` or to the function
     :return: For each number of workers the steps a second of all of them together
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps must be an integer of at least 1, got {steps!r}.")
+    check_integer("steps", steps, 1)
+    if not isinstance(n_workers, Iterable):
+        raise ValueError(f"n_workers must be several numbers of environments, such as (1, 2, 4), got {n_workers!r}.")
     measured = {}
     for n_envs in n_workers:
         env = make_pixel_vec_env(env_id, n_envs, seed=0, env_kwargs=env_kwargs)
