@@ -8,13 +8,16 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from sb3_metra.algorithms.csd import CSD
+from sb3_metra.algorithms.csf import CSF
+from sb3_metra.algorithms.lsd import LSD
 from sb3_metra.algorithms.metra import METRA
 from sb3_metra.common.skill_discovery import SkillDiscovery
 
 #: The methods by name.
-ALGORITHMS: dict[str, type[SkillDiscovery]] = {"METRA": METRA}
+ALGORITHMS: dict[str, type[SkillDiscovery]] = {algorithm.__name__: algorithm for algorithm in (METRA, LSD, CSD, CSF)}
 
-__all__ = ["ALGORITHMS", "METRA", "load"]
+__all__ = ["ALGORITHMS", "CSD", "CSF", "LSD", "METRA", "load"]
 
 
 def load(path: str | os.PathLike[str], env: Any = None, **kwargs: Any) -> SkillDiscovery:
