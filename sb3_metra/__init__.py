@@ -4,17 +4,21 @@ from sb3_metra.common.versions import check_versions
 
 check_versions()  # says in one sentence what to install, before an import fails in another way
 
-from sb3_metra.algorithms import ALGORITHMS, CSD, CSF, LSD, METRA, load
+from sb3_metra.algorithms import ALGORITHMS, CIC, CSD, CSF, DADS, DIAYN, LSD, METRA, VISR, load
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ALGORITHMS",
+    "CIC",
     "CSD",
     "CSF",
+    "DADS",
+    "DIAYN",
     "LSD",
     "METRA",
+    "VISR",
     "CnnPolicy",
     "MlpPolicy",
     "MultiInputPolicy",

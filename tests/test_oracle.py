@@ -45,10 +45,10 @@ def worst(errors: dict[str, float]) -> tuple[float, str]:
 def test_recorded_steps_of_the_authors_code(file: str, fused: bool) -> None:
     """Nothing that is recorded is left out of the comparison."""
     with np.load(DATA / f"{file}.npz") as archive:
-        names = [name.partition("/") for name in archive.files]
-    recorded = {name for kind, _, name in names if kind == "step0" and not name.startswith("noise_")}
-    final = {f"final/{name.split('/')[0]}" for kind, _, name in names if kind == "final"}
-    vectors = {f"final/{name.split('/')[0]} u and v" for kind, _, name in names if kind == "final" and name[-2:] == ".u"}
+        names = [name.split("/") for name in archive.files]
+    recorded = {name[1] for name in names if name[0] == "step0" and not name[1].startswith("noise_")}
+    final = {f"final/{name[1]}" for name in names if name[0] == "final"}
+    vectors = {f"final/{name[1]} u and v" for name in names if name[0] == "final" and name[-1].endswith(".u")}
     errors = run_oracle(DATA / f"{file}.npz", fused=fused)
     assert set(errors) == (recorded - BATCH) | final | vectors
     if file == "lsd_converged":  # a small mean of large terms

@@ -68,8 +68,8 @@ def _statistics(objective: Any) -> dict[str, th.Tensor]:
     if hasattr(objective, "state_norm"):  # the recordings' scale and shift belong to no optimiser: they stay 1 and 0
         ones = th.ones_like(objective.state_norm.running_mean)
         tensors |= {"state_norm/weight": ones, "state_norm/bias": 0.0 * ones}
-    if hasattr(objective, "distances"):
-        moments = objective.distances
+    if hasattr(objective, "entropy"):
+        moments = objective.entropy.moments
         tensors |= {"rms_mean": moments.mean, "rms_var": moments.var, "rms_count": moments.count}
     return tensors
 
