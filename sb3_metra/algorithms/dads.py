@@ -8,7 +8,6 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import nn
-from torch.distributions import Normal
 
 from sb3_metra.common.networks import flatten_state, make_mlp, state_dim
 from sb3_metra.common.objective import SkillObjective
@@ -54,7 +53,8 @@ class DADSObjective(SkillObjective):
         state, next_state = flatten_state(batch.observations), flatten_state(batch.next_observations)
         given = self.state_norm(state).expand(*skills.shape[:-1], -1)
         mean = self.dynamics(th.cat([given, skills], dim=-1))
-        return Normal(mean, 1.0, validate_args=False).log_prob(self.difference_norm(next_state - state)).sum(dim=-1)
+        error = self.difference_norm(next_state - state) - mean
+        return -0.5 * (error.square() + math.log(2.0 * math.pi)).sum(dim=-1)
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """

@@ -55,7 +55,7 @@ class DIAYNObjective(SkillObjective):
         else:
             std = self.discriminator_log_std(batch.next_observations).clamp(min=_MIN_LOG_STD).exp()
             log_q = Normal(output, std, validate_args=False).log_prob(skills).sum(dim=1)
-            log_p = Normal(0.0, 1.0).log_prob(skills).sum(dim=1)
+            log_p = -0.5 * (skills.square() + math.log(2.0 * math.pi)).sum(dim=1)
         return log_q - log_p if self.subtract_log_prior else log_q
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
