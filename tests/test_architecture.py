@@ -58,6 +58,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
+    "sb3_metra.common.spectral_norm": set(),
+    "sb3_metra.common.particle_entropy": set(),
     "sb3_metra.common.objective": NETWORKS,
     "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.policies": OBJECTIVE,
@@ -83,8 +85,11 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.common.representation_discovery": LOOP,
+    "sb3_metra.common.successor_features": LOOP | {"sb3_metra.common.representation_discovery"},
     "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"} | FILES,
-    "sb3_metra.algorithms.*": LOOP | {"sb3_metra.common.representation_discovery"},
+    "sb3_metra.algorithms.*": LOOP
+    | {f"sb3_metra.common.{name}" for name in ("representation_discovery", "successor_features")}
+    | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
     "sb3_metra.hyperparams": set(),

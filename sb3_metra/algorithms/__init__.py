@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from sb3_metra.algorithms.cic import CIC
+from sb3_metra.algorithms.csd import CSD
+from sb3_metra.algorithms.csf import CSF
+from sb3_metra.algorithms.dads import DADS
+from sb3_metra.algorithms.diayn import DIAYN
+from sb3_metra.algorithms.lsd import LSD
 from sb3_metra.algorithms.metra import METRA
+from sb3_metra.algorithms.visr import VISR
 from sb3_metra.common.archive import File
 from sb3_metra.common.saving import read_algorithm
 from sb3_metra.common.skill_discovery import SkillDiscovery
 
 #: The methods by name.
-ALGORITHMS: dict[str, type[SkillDiscovery]] = {"METRA": METRA}
+ALGORITHMS: dict[str, type[SkillDiscovery]] = {
+    algorithm.__name__: algorithm for algorithm in (METRA, LSD, CSD, CSF, DIAYN, DADS, CIC, VISR)
+}
 
-__all__ = ["ALGORITHMS", "METRA", "load"]
+__all__ = ["ALGORITHMS", "CIC", "CSD", "CSF", "DADS", "DIAYN", "LSD", "METRA", "VISR", "load"]
 
 
 def load(path: File, env: Any = None, **kwargs: Any) -> SkillDiscovery:

@@ -39,5 +39,5 @@ class SkillObjective(nn.Module, ABC):
         The intrinsic reward of each transition under the current parameters.
 
         :param batch: transitions
-        :return: (batch, 1), without gradient
+        :return: (batch, critic_dim), without gradient; with successor features the reward is its product with the skill
         """

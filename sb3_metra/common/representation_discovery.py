@@ -45,17 +45,14 @@ class RepresentationDiscovery(SkillDiscovery):
         self.phi_kwargs = {} if phi_kwargs is None else phi_kwargs
         super().__init__(policy, env, make_prior(skill_dim, discrete, unit_skills), **kwargs)
 
-    def make_representation(self, **kwargs: Any) -> Representation:
+    def make_representation(self, dim: int | None = None, **kwargs: Any) -> Representation:
         """
-        A map phi: S -> R^skill_dim, with the policy's kind of extractor for the observation.
+        As the parent's, and with ``phi_kwargs``: phi itself, or a network of its kind.
 
-        :param kwargs: arguments of :class:`~sb3_metra.common.networks.Representation` to set or to replace, beyond
-            ``phi_kwargs``
+        :param dim: components of its output; ``None``: as many as a skill has
+        :param kwargs: arguments of :class:`~sb3_metra.common.networks.Representation` to set or to replace
         """
-        names = ("features_extractor_class", "features_extractor_kwargs", "normalize_images")
-        extractor = {name: getattr(self.policy, name) for name in names}
-        arguments = extractor | self.phi_kwargs | kwargs
-        return Representation(self.observation_space, self.action_space, self.skill_prior.dim, **arguments)
+        return super().make_representation(dim, **(self.phi_kwargs | kwargs))
 
     def encode(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """

@@ -20,6 +20,7 @@ from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.captured_step import CapturedStep
 from sb3_metra.common.dual import DualVariable
 from sb3_metra.common.frame_buffer import choose_buffer
+from sb3_metra.common.networks import Representation
 from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.optimization import fast_kernels, is_fused, move_average, set_learning_rate, step
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SkillActor, SkillCritic, SkillPolicy
@@ -172,6 +173,18 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
     def make_objective(self) -> SkillObjective:
         """The objective for this algorithm's arguments, spaces and prior."""
 
+    def make_representation(self, dim: int | None = None, **kwargs: Any) -> Representation:
+        """
+        A network from observations to R^dim, with the policy's kind of extractor for the observation.
+
+        :param dim: components of its output; ``None``: as many as a skill has
+        :param kwargs: arguments of :class:`~sb3_metra.common.networks.Representation` to set or to replace
+        """
+        names = ("features_extractor_class", "features_extractor_kwargs", "normalize_images")
+        extractor = {name: getattr(self.policy, name) for name in names}
+        dim = self.skill_prior.dim if dim is None else dim
+        return Representation(self.observation_space, self.action_space, dim, **(extractor | kwargs))
+
     def set_random_seed(self, seed: int | None = None) -> None:
         """
         As SB3's, and seed the generators that skills and replayed transitions are drawn with.
@@ -248,7 +261,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         move_average(self.critic_target.parameters(), self.critic.parameters(), self.tau * (1.0 - failed))
         for target, statistic in zip(self.critic_target.buffers(), self.critic.buffers(), strict=True):
             target.copy_(statistic)  # running statistics, as SB3 copies them
-        return info | {"intrinsic_reward": batch.rewards, "finite": 1.0 - failed}
+        reward = self.q_values((batch.rewards,), batch.skills)
+        return info | {"intrinsic_reward": reward, "finite": 1.0 - failed}
 
     def q_values(self, values: tuple[th.Tensor, ...], skills: th.Tensor) -> th.Tensor:
         """
@@ -268,15 +282,22 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         :return: the sum over critics, and what to log
         """
         with th.no_grad():
-            following = self.policy.condition(batch.next_observations, batch.skills)
-            next_actions, next_log_prob = self.actor.action_log_prob(following)
-            next_values = self.critic_target(following, next_actions)
-            next_q = self.q_values(next_values, batch.skills).amin(dim=1, keepdim=True)
-            next_value = next_q - self.entropy_dual.value * next_log_prob
-            target = batch.rewards + (1.0 - batch.dones) * self.gamma * next_value
+            target = batch.rewards + (1.0 - batch.dones) * self.gamma * self.next_value(batch)
         q_values = self.critic(self.policy.condition(batch.observations, batch.skills), batch.actions)
         losses = th.stack([0.5 * F.mse_loss(q_value, target) for q_value in q_values])
         return losses.sum(), {"critic_loss": losses.detach(), "q_target": target}
+
+    def next_value(self, batch: SkillReplayBufferSamples) -> th.Tensor:
+        """
+        min_i Q_i(s', a', z) - alpha log pi(a'|s', z) of the target critics.
+
+        :param batch: transitions
+        :return: (batch, critic_dim)
+        """
+        following = self.policy.condition(batch.next_observations, batch.skills)
+        actions, log_prob = self.actor.action_log_prob(following)
+        q_value = self.q_values(self.critic_target(following, actions), batch.skills).amin(dim=1, keepdim=True)
+        return q_value - self.entropy_dual.value * log_prob
 
     def actor_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """

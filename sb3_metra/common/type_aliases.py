@@ -24,7 +24,7 @@ class SkillReplayBufferSamples(NamedTuple):
 
     ``observations`` and ``next_observations`` never span a reset: at the end of an episode ``next_observations``
     holds the true last observation. Shapes: observations (batch, \\*obs_shape), actions (batch, action_dim) in
-    [-1, 1], dones (batch, 1) with 1 where the critic must not bootstrap, rewards (batch, 1), skills
+    [-1, 1], dones (batch, 1) with 1 where the critic must not bootstrap, rewards (batch, critic_dim), skills
     (batch, skill_dim).
     """
 
