@@ -192,12 +192,12 @@ def by_pickle(frames: FrameReplayBuffer) -> FrameReplayBuffer:
 
 
 @pytest.mark.parametrize("saved", [by_arrays, by_pickle])
-@pytest.mark.parametrize("steps_before", [0, 1, 4, 9, 23])
+@pytest.mark.parametrize("steps_before", [0, 1, 4, 9, 23, 60])
 def test_a_saved_buffer_goes_on_as_it_would_have(
     steps_before: int, saved: Callable[[FrameReplayBuffer], FrameReplayBuffer]
 ) -> None:
-    unbroken, stacks = make_pair(2, 3, 9, image_space(9, 2, 2))
-    steps = play(np.random.default_rng(1), 2, 3, broken=0.1)
+    unbroken, stacks = make_pair(3, 3, 9, image_space(9, 2, 2))
+    steps = play(np.random.default_rng(0), 3, 3, lengths=(1, 9), broken=0.1)
 
     def add(n: int, buffers: list[SkillReplayBuffer]) -> None:
         for step in (next(steps) for _ in range(n)):
