@@ -5,6 +5,7 @@ from sb3_metra.common.versions import check_versions
 check_versions()  # says in one sentence what to install, before an import fails in another way
 
 from sb3_metra.algorithms import ALGORITHMS, CIC, CSD, CSF, DADS, DIAYN, LSD, METRA, VISR, load
+from sb3_metra.common.plain import add_safe_globals
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 __version__ = "0.1.0"
@@ -23,5 +24,6 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "__version__",
+    "add_safe_globals",
     "load",
 ]

@@ -19,13 +19,22 @@ LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "f
 VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
-BUFFERS = {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
+ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes")}
+BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
+FILES = {
+    f"sb3_metra.common.{name}"
+    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "normalization")
+}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 LOOP = (
     OBJECTIVE
     | BUFFERS
     | STEPS
-    | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "training_env", "sac", "skill_discovery")}
+    | FILES
+    | {
+        f"sb3_metra.common.{name}"
+        for name in ("arguments", "policies", "training_env", "sac", "persistent", "skill_discovery")
+    }
 )
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
@@ -34,7 +43,12 @@ PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
 ALLOWED_INSIDE: dict[str, set[str]] = {
-    "sb3_metra": {"sb3_metra.common.policies", "sb3_metra.common.versions", "sb3_metra.algorithms"},
+    "sb3_metra": {
+        "sb3_metra.algorithms",
+        "sb3_metra.common.plain",
+        "sb3_metra.common.policies",
+        "sb3_metra.common.versions",
+    },
     "sb3_metra.common": set(),
     "sb3_metra.common.type_aliases": set(),
     "sb3_metra.common.versions": set(),
@@ -47,17 +61,27 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.objective": NETWORKS,
     "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.policies": OBJECTIVE,
-    "sb3_metra.common.buffers": OBJECTIVE,
-    "sb3_metra.common.frame_buffer": OBJECTIVE | BUFFERS,
+    "sb3_metra.common.arrays": LEAVES,
+    "sb3_metra.common.checks": LEAVES,
+    "sb3_metra.common.episodes": LEAVES,
+    "sb3_metra.common.buffers": ARRAYS | LEAVES,
+    "sb3_metra.common.frame_buffer": BUFFERS | LEAVES,
     "sb3_metra.common.arguments": BUFFERS,
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,
     "sb3_metra.common.training_env": LEAVES,
-    "sb3_metra.common.sac": LOOP - {"sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.plain": LEAVES,
+    "sb3_metra.common.normalization": LEAVES,
+    "sb3_metra.common.archive": LEAVES,
+    "sb3_metra.common.saving": LEAVES | {"sb3_metra.common.archive", "sb3_metra.common.plain"},
+    "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
+    "sb3_metra.common.loading": VALUES | FILES,
+    "sb3_metra.common.sac": LOOP - FILES - {"sb3_metra.common.persistent", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.common.representation_discovery": LOOP,
     "sb3_metra.common.successor_features": LOOP | {"sb3_metra.common.representation_discovery"},
-    "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"} | FILES,
     "sb3_metra.algorithms.*": LOOP
     | {f"sb3_metra.common.{name}" for name in ("representation_discovery", "successor_features")}
     | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
-from pathlib import Path
 from typing import Any
 
 from sb3_metra.algorithms.cic import CIC
@@ -16,6 +12,8 @@ from sb3_metra.algorithms.diayn import DIAYN
 from sb3_metra.algorithms.lsd import LSD
 from sb3_metra.algorithms.metra import METRA
 from sb3_metra.algorithms.visr import VISR
+from sb3_metra.common.archive import File
+from sb3_metra.common.saving import read_algorithm
 from sb3_metra.common.skill_discovery import SkillDiscovery
 
 #: The methods by name.
@@ -26,19 +24,17 @@ ALGORITHMS: dict[str, type[SkillDiscovery]] = {
 __all__ = ["ALGORITHMS", "CIC", "CSD", "CSF", "DADS", "DIAYN", "LSD", "METRA", "VISR", "load"]
 
 
-def load(path: str | os.PathLike[str], env: Any = None, **kwargs: Any) -> SkillDiscovery:
+def load(path: File, env: Any = None, **kwargs: Any) -> SkillDiscovery:
     """
-    Load a saved model, whatever its method.
+    Load a saved model, whatever its method. Nothing that the file holds is run, unless it is trusted.
 
-    :param path: its file, with or without ``.zip``
+    :param path: the file, with or without ``.zip``, or an open one
     :param env: the environment to go on in; ``None``: only to act and to encode
-    :param kwargs: further arguments of the method's ``load``
-    :raises ValueError: if the file names a method that this version does not have
+    :param kwargs: further arguments of the method's ``load``, such as ``trusted``
+    :raises ValueError: if the file is not whole, or names a method that this version does not have
     """
-    path = Path(path)
-    path = path if path.exists() else path.with_name(f"{path.name}.zip")
-    with zipfile.ZipFile(path) as archive:
-        name = json.loads(archive.read("data")).get("algorithm", "METRA")  # files of before 0.2 have no name
+    label, name = read_algorithm(path)
     if name not in ALGORITHMS:
-        raise ValueError(f"{path} must hold a model of one of {sorted(ALGORITHMS)}, got one of {name!r}")
+        got = "one of another package" if name is None else f"one of {name!r}"
+        raise ValueError(f"{label} must hold a model of one of {sorted(ALGORITHMS)}, got {got}")
     return ALGORITHMS[name].load(path, env, **kwargs)

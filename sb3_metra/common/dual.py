@@ -17,7 +17,7 @@ class DualVariable(nn.Module):
 
     :param value: initial value, greater than 0 (0 is allowed for one that is not learnt)
     :param learnable: whether gradient descent changes it
-    :param name: the argument to name in an error
+    :param name: the argument that its value comes from
     """
 
     log_value: th.Tensor
@@ -27,7 +27,7 @@ class DualVariable(nn.Module):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value < 0 or (learnable and value == 0):
             raise ValueError(f"{name} must be a finite number greater than 0, got {value!r}")
-        self.learnable = learnable
+        self.learnable, self.name = learnable, name
         log_value = th.tensor([value], dtype=th.float32).log()
         if learnable:
             self.log_value = nn.Parameter(log_value)

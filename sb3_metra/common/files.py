@@ -60,6 +60,46 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: str | os.PathLike[str]) -> None:
+    """
+    Say in ``manifest.json`` which files of a folder belong together, with their sizes and SHA-256, and sync them all.
+
+    :param folder: any folder; its subfolders are left out
+    """
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name != MANIFEST)
+    for path in files:
+        _sync(path)
+    write_json(
+        Path(folder) / MANIFEST, {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    )
+
+
+def check_manifest(folder: str | os.PathLike[str]) -> None:
+    """
+    Refuse a folder whose files are not those that were written together.
+
+    :param folder: a folder with a ``manifest.json``
+    :raises ValueError: if the manifest is missing, or a file is missing, torn or another
+    """
+    try:
+        expected = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+        entries = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"{folder} is not whole: its {MANIFEST} is missing or torn") from None
+    for name, (size, digest) in entries.items():
+        path = Path(folder) / name
+        if not path.is_file() or path.stat().st_size != size or sha256(path) != digest:
+            raise ValueError(f"{folder} is not whole: {name} is missing, torn or of another time")
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Wait until the names in a folder are on the disk."""
+    _sync(Path(folder))
+
+
 def _sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk; folders cannot be opened on Windows."""
     try:

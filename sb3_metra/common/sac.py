@@ -202,10 +202,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         self.replay_buffer_class, self.replay_buffer_kwargs = choose_buffer(
             self.replay_buffer_class, self.replay_buffer_kwargs, self.observation_space, self.env
         )
-        loaded_rng = vars(self).get("skill_rng")
-        seed, self.seed = self.seed, None if loaded_rng is not None else self.seed  # a loaded model seeds nothing anew
         super()._setup_model()
-        self.seed, self.skill_rng = seed, loaded_rng or self.skill_rng
         assert self.replay_buffer is not None
         self.replay_buffer.rng = self._replay_rng
         if self.verbose >= 1:
@@ -236,7 +233,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         with fast_kernels(self.device, self.tf32):
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(size, env=self._vec_normalize_env)
-                means.append(gradient_step(batch, batch_size))  # type: ignore[arg-type]
+                means.append(gradient_step(batch, batch_size))
         self._n_updates += gradient_steps
         if means:
             self._record(th.stack(means).mean(dim=0), gradient_steps)

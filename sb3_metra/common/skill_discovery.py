@@ -1,8 +1,8 @@
-"""The one loop of skill discovery: when to act, store, learn and save. What is learnt is the objective's."""
+"""The one loop of skill discovery: when to act, store and learn. What is learnt is the objective's."""
 
 from __future__ import annotations
 
-import io
+import os
 import pathlib
 import warnings
 from typing import Any, TypeVar
@@ -15,10 +15,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.common.buffers import SkillReplayBuffer
-from sb3_metra.common.captured_step import CapturedStep
+from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
 from sb3_metra.common.networks import check_finite
-from sb3_metra.common.sac import SkillSAC
+from sb3_metra.common.persistent import PersistentSAC
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
 
 Self = TypeVar("Self", bound="SkillDiscovery")
@@ -26,7 +25,7 @@ Self = TypeVar("Self", bound="SkillDiscovery")
 _LONG_EPISODE = 1_000  # steps without an end after which a warning asks for a step limit
 
 
-class SkillDiscovery(SkillSAC):
+class SkillDiscovery(PersistentSAC):
     """
     Soft actor-critic over S x Z whose reward comes from a :class:`~sb3_metra.common.objective.SkillObjective`.
 
@@ -43,12 +42,15 @@ class SkillDiscovery(SkillSAC):
     _episode_steps: np.ndarray | None = None  # of the running episodes
     _warned_of_endless = False
     _resets: ResetWatch | None = None
+    _callback: BaseCallback | None = None  # of the running or the last call of ``learn``
+    _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
+    _initial_callbacks: dict[int, dict[str, Any]] = {}  # noqa: RUF012  # replaced, never changed
 
     # Collection
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        return SkillSAC._wrap_env(own_observations(env), verbose, monitor_wrapper)
+        return PersistentSAC._wrap_env(own_observations(env), verbose, monitor_wrapper)
 
     def _setup_learn(
         self,
@@ -68,6 +70,8 @@ class SkillDiscovery(SkillSAC):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if begin:
             self._begin_episodes(self._last_obs)
+        self._callback = result[1]
+        take_up(self, self._callback)
         return result
 
     def _watch_resets(self) -> None:
@@ -80,12 +84,23 @@ class SkillDiscovery(SkillSAC):
     def _begin_episodes(self, observations: Any) -> None:
         """Every environment was just reset: new skills, and nothing that spans the reset."""
         assert self._resets is not None
+        assert self.replay_buffer is not None
+        self.replay_buffer.end_episodes()
         self._last_obs = copy_observation(observations)
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
         self._last_skills = self.skill_prior.sample(self.n_envs, self.skill_rng)
         self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
         self._resets.take()
+
+    def begin_new_episodes(self) -> None:
+        """
+        End the running episodes: the environments are reset before the next step, from a seed that depends on the
+        model's seed and step.
+        """
+        assert self.env is not None
+        self.env.seed(int(np.random.SeedSequence([self.seed or 0, self.num_timesteps]).generate_state(1)[0] >> 1))
+        self._last_obs = None
 
     def collect_rollouts(
         self,
@@ -115,7 +130,7 @@ class SkillDiscovery(SkillSAC):
             raise ValueError(f"train_freq must count steps with {env.num_envs} environments, got {train_freq}")
         callback.on_rollout_start()
         while should_collect_more_steps(train_freq, *self._round):
-            if self._resets is not None and self._resets.take():
+            if self._last_obs is None or (self._resets is not None and self._resets.take()):
                 self._begin_episodes(env.reset())
             num_collected_steps, num_collected_episodes = self._round
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
@@ -226,43 +241,34 @@ class SkillDiscovery(SkillSAC):
 
     # Saving
 
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+    def save_checkpoint(self, folder: str | os.PathLike[str], keep: int = 2) -> pathlib.Path:
         """
-        Load a replay buffer that ``save_replay_buffer`` wrote.
+        Write everything that the rest of the run depends on, see :func:`~sb3_metra.common.checkpoint.write_checkpoint`.
 
-        :param path: its file
-        :param truncate_last_traj: unused, kept for SB3's interface
-        :raises ValueError: where it holds other transitions than this model's; the model keeps its own then
+        :param folder: the folder of the run's checkpoints
+        :param keep: number of newest checkpoints to keep
+        :return: the checkpoint, a folder of its own
         """
-        own = self.replay_buffer
-        assert own is not None
-        try:
-            super().load_replay_buffer(path, truncate_last_traj)
-        finally:
-            loaded, self.replay_buffer = self.replay_buffer, own
-        for name in ("observation_space", "action_space", "n_envs"):
-            expected, got = getattr(own, name), getattr(loaded, name, None)
-            if got != expected:
-                raise ValueError(f"replay buffer must have {name} {expected}, got {got}")
-        if not isinstance(loaded, SkillReplayBuffer) or loaded.skills.shape[-1] != self.skill_prior.dim:
-            raise ValueError(f"replay buffer must hold skills of dimension {self.skill_prior.dim}, got {loaded}")
-        self.replay_buffer = loaded
+        return write_checkpoint(self, folder, keep)
+
+    @classmethod
+    def resume(cls: type[Self], path: str | os.PathLike[str], env: GymEnv, **kwargs: Any) -> Self:
+        """
+        Go on from a checkpoint: on a CPU, to the bit as if the run had never stopped.
+
+        Then call ``learn(total - model.num_timesteps, callback, reset_num_timesteps=False)`` with callbacks made as
+        before; theirs go on, too.
+
+        :param path: a checkpoint, the folder of a run's checkpoints, or the run's folder; the newest whole one is taken
+        :param env: environments made as before
+        :param kwargs: further arguments of :meth:`load`
+        :return: the model
+        :raises ValueError: if there is no whole checkpoint, or the environments are others
+        """
+        folder = find_checkpoint(path)
+        model = cls.load(folder / "model.zip", env, **kwargs)
+        restore_checkpoint(model, folder)
+        return model
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "actor",
-            "critic",
-            "critic_target",
-            "_captured_step",
-            "_resets",
-            "_replay_rng",
-        ]
-
-    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """As SB3's; what was recorded of the gradient step reads optimisers that are no more, so it is forgotten."""
-        super().set_parameters(*args, **kwargs)
-        self._captured_step = CapturedStep(self._averaged_step)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "objective", "entropy_dual", "actor.optimizer", "critic.optimizer", "objective_optimizer"], []
+        return [*super()._excluded_save_params(), "_resets", "_callback", "_resumed", "_initial_callbacks"]

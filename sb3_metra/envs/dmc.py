@@ -6,9 +6,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_metra.envs.goals import check_place
 from sb3_metra.envs.pixels import MujocoPixelEnv
 from sb3_metra.envs.rendering import Quality, explained_imports, make_camera
+from sb3_metra.envs.states import State
 
 with explained_imports(
     "Pixel environments of the dm_control suite need dm_control and Shimmy: install them with "
@@ -18,8 +18,10 @@ with explained_imports(
     from dm_control import suite
     from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
+    from sb3_metra.envs.poses import draw_tilt, find_float, stand_at, stand_up
+
 _BLUE = 128
-_HIGHEST_START = 5.0  # metres
+_GOAL_RANGES = {"quadruped": 15.0, "humanoid": 10.0}  # as in the code of CSF
 
 
 def find_floor(model: mujoco.MjModel) -> int:
@@ -72,52 +74,6 @@ def color_floor(model: mujoco.MjModel, floor_size: float | None = None) -> None:
     model.mat_texrepeat[material] = 1.0
     others = np.flatnonzero(model.geom_matid == material)
     model.geom_matid[others[others != floor]] = -1  # walls of the same material keep out of it
-
-
-def find_float(model: mujoco.MjModel, body: int) -> int:
-    """
-    Find the free joint by which a body floats in the world.
-
-    :param model: The model
-    :param body: The body's number
-    :return: The first of the joint's seven places in ``qpos``
-    :raises ValueError: if the body does not float
-    """
-    root = model.body(model.body_rootid[body])
-    joint = int(root.jntadr[0])
-    if joint < 0 or model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
-        raise ValueError(f"upright=True needs a body that floats freely, and {root.name!r} is held by its joints.")
-    return int(model.jnt_qposadr[joint])
-
-
-def stand_at(model: mujoco.MjModel, body: int, goal: Any) -> mujoco.MjData:
-    """
-    Let a body stand at a place: the model in its default pose and at rest, shifted along its root's joints.
-
-    :param model: The model, left as it is
-    :param body: The body's number
-    :param goal: The body's ``(x, y)``, metres; its height and its heading are those of the default pose
-    :return: A state of its own, so that no running episode is touched
-    :raises ValueError: where the goal is no place, or the model's joints do not let the body go there
-    """
-    place = check_place(goal, 2)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    shift = place - data.xpos[body, :2]
-    root = model.body(model.body_rootid[body])
-    for index in range(int(root.jntadr[0]), int(root.jntadr[0] + root.jntnum[0])):
-        start = int(model.jnt_qposadr[index])
-        if model.jnt_type[index] == mujoco.mjtJoint.mjJNT_FREE:
-            data.qpos[start : start + 2] += shift
-        elif model.jnt_type[index] == mujoco.mjtJoint.mjJNT_SLIDE:
-            data.qpos[start] += data.xaxis[index, :2] @ shift
-    mujoco.mj_forward(model, data)
-    if not np.allclose(data.xpos[body, :2], place, rtol=1e-9, atol=1e-9):
-        name = model.body(body).name
-        raise ValueError(
-            f"goal must be a place that the body {name!r} can be moved to by its root's joints, got {goal!r}."
-        )
-    return data
 
 
 class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
@@ -210,7 +166,12 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
             suite.load(domain, task, task_kwargs={"time_limit": float("inf"), **(task_kwargs or {})})
         )
         self._physics = self._suite.unwrapped.physics
-        self.metadata = {**self.metadata, "render_fps": round(1.0 / (self._suite.dt * action_repeat))}
+        self.metadata = {
+            **self.metadata,
+            "render_fps": round(1.0 / (self._suite.dt * action_repeat)),
+            "goal_range": _GOAL_RANGES.get(domain),
+            "camera": camera,
+        }
         bounds = self._suite.action_space
         assert isinstance(bounds, spaces.Box)
         self._low, self._range = bounds.low, bounds.high - bounds.low
@@ -267,17 +228,30 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         :param start: The first place of the root's free joint in ``qpos``
         :raises ValueError: if something touches at any height, as where a body's parts touch each other in that pose
         """
-        orientation = np.array([1.0, 0.0, 0.0, 0.0]) + 0.02 * self.np_random.standard_normal(4)
-        for height in np.arange(0.0, _HIGHEST_START, 0.01):
-            with self._physics.reset_context():
-                self.data.qpos[start : start + 3] = 0.0, 0.0, height
-                self.data.qpos[start + 3 : start + 7] = orientation / np.linalg.norm(orientation)
-            if self.data.ncon == 0:
-                return
-        raise ValueError(
-            "upright=True needs a body that touches nothing in its default pose, got one with "
-            f"{self.data.ncon} contacts up to a height of {_HIGHEST_START:g} m."
-        )
+        qpos = stand_up(self.model, self.data, start, draw_tilt(self.np_random))
+        with self._physics.reset_context():
+            self.data.qpos[:] = qpos
+
+    def get_state(self) -> State:
+        """
+        Give all that the rest of the episode depends on, but for what a task keeps in MuJoCo's model.
+
+        :return: NumPy arrays and JSON values
+        """
+        task = dict(self._suite.np_random.get_state(legacy=False))
+        return {**super().get_state(), "task_key": task["state"].pop("key").copy(), "task_random": task}
+
+    def set_state(self, state: State) -> None:
+        """
+        Go on from a state.
+
+        :param state: What ``get_state`` has given
+        :raises ValueError: if it is the state of another environment
+        """
+        super().set_state(state)
+        words = {"key": np.asarray(state["task_key"], dtype=np.uint32), **state["task_random"]["state"]}
+        self._suite.np_random.set_state({**state["task_random"], "state": words})
+        self._suite._env._reset_next_step = False
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Keep an action, in [-1, 1], for ``action_repeat`` of the suite's steps; as Gymnasium's ``step`` otherwise."""

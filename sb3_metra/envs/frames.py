@@ -23,6 +23,15 @@ class FrameStack:
         self.space = spaces.Box(0, 255, shape=(3 * n_frames, frame_size, frame_size), dtype=np.uint8)
         self._frames = np.zeros(self.space.shape, dtype=np.uint8)
 
+    @property
+    def frames(self) -> np.ndarray:
+        """The stack as it is, ``(3 * n_frames, frame_size, frame_size)``; the caller's own."""
+        return self._frames.copy()
+
+    @frames.setter
+    def frames(self, frames: np.ndarray) -> None:
+        self._frames = np.array(frames, dtype=np.uint8)
+
     def reset(self, frame: np.ndarray) -> np.ndarray:
         """
         Begin an episode.

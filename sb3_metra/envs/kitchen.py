@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from sb3_metra.envs.pixels import MujocoPixelEnv
 from sb3_metra.envs.rendering import Quality, explained_imports
+from sb3_metra.envs.states import State, get_generator, set_generator
 
 with explained_imports(
     'The Kitchen needs MuJoCo and Gymnasium-Robotics: install them with `pip install "sb3-metra[kitchen]"`.'
@@ -96,7 +97,12 @@ class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         gym.utils.EzPickle.__init__(self, frame_size, frame_stack, quality, render_mode, width, height)
         super().__init__(frame_size, frame_stack, quality, render_mode, width, height)
         self._kitchen = KitchenEnv(tasks_to_complete=list(TASKS), terminate_on_tasks_completed=False)
-        self.metadata = {**self.metadata, "render_fps": self._kitchen.metadata["render_fps"]}
+        self.metadata = {
+            **self.metadata,
+            "render_fps": self._kitchen.metadata["render_fps"],
+            "goal_range": None,
+            "camera": None,
+        }
         self.action_space = spaces.Box(-1.0, 1.0, shape=self._kitchen.action_space.shape, dtype=np.float32)
         self._camera = mujoco.MjvCamera()
         self._camera.lookat[:] = _LOOK_AT
@@ -145,3 +151,31 @@ class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         data.qpos[OBS_ELEMENT_INDICES[goal]] = OBS_ELEMENT_GOALS[goal]
         mujoco.mj_forward(self.model, data)
         return self._frames.repeat(self._draw_state(data))
+
+    def get_state(self) -> State:
+        """
+        Give all that the rest of the episode depends on.
+
+        :return: NumPy arrays and JSON values
+        """
+        robot = self._kitchen.robot_env
+        return {
+            **super().get_state(),
+            "robot_random": get_generator(robot),
+            "robot_qpos": robot._last_robot_qpos.copy(),
+            "achieved": list(self._kitchen.episode_task_completions),
+        }
+
+    def set_state(self, state: State) -> None:
+        """
+        Go on from a state.
+
+        :param state: What ``get_state`` has given
+        :raises ValueError: if it is the state of another environment
+        """
+        super().set_state(state)
+        robot, achieved = self._kitchen.robot_env, state["achieved"]
+        set_generator(robot, state["robot_random"])
+        robot._last_robot_qpos = np.array(state["robot_qpos"])
+        self._kitchen.episode_task_completions[:] = achieved
+        self._kitchen.tasks_to_complete = set(TASKS) - set(achieved)

@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo Ant and HalfCheetah, with their position observed and their observations normalised.
+"""What MuJoCo's bodies share, and Gymnasium's Ant and HalfCheetah, with positions observed, observations normalised.
 
 The bodies, rewards and infos are Gymnasium's. What is added: a fixed normalisation of the observations (measured once
 from random rollouts, so that distances between observations keep their meaning), and ``info["coordinates"]``.
@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_metra.envs.goals import check_place
+from sb3_metra.envs.states import State, check_state, get_generator, get_simulation, set_generator, set_simulation
 
 try:
     import mujoco
@@ -53,9 +54,21 @@ def _warn_unless_deprecated_mass(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-class _LocomotionEnv(MujocoEnv):
+def is_on_back(qpos: np.ndarray) -> Any:
     """
-    What both bodies share: the observation ``(qpos, qvel)``, normalised, and the coordinates.
+    Tell whether the upward axis of a floating body points below the horizon.
+
+    :param qpos: Positions, ``(..., nq)``; the root's quaternion of any length stands at 3 to 6
+    :return: ``(...)`` bool
+    """
+    # The axis' height is 1 - 2 (x^2 + y^2) for a unit quaternion; this has its sign for a quaternion of any length.
+    w, x, y, z = (qpos[..., index] for index in range(3, 7))
+    return w * w + z * z < x * x + y * y
+
+
+class LocomotionEnv(MujocoEnv):
+    """
+    What all bodies share: the observation ``(qpos, qvel, act)``, normalised, the coordinates, and the whole state.
 
     It stands before Gymnasium's class among the bases, whose ``step`` and ``reset`` it extends. Besides, it keeps the
     pictures of several environments in one process apart: Gymnasium's renderer draws into, and on closing frees the
@@ -64,6 +77,8 @@ class _LocomotionEnv(MujocoEnv):
 
     env_id: ClassVar[str]
     n_coordinates: ClassVar[int]
+    goal_range: ClassVar[float]
+    camera: ClassVar[str]
     _mean: np.ndarray | None
     _std: np.ndarray | None
 
@@ -73,7 +88,7 @@ class _LocomotionEnv(MujocoEnv):
 
         :param normalize: Whether to normalise them
         """
-        n_dims = self.model.nq + self.model.nv
+        n_dims = self.model.nq + self.model.nv + self.model.na
         self._mean, self._std = load_normalization(self.env_id) if normalize else (None, None)
         if self._mean is not None and self._mean.shape != (n_dims,):
             raise ValueError(
@@ -81,15 +96,33 @@ class _LocomotionEnv(MujocoEnv):
                 "pass normalize=False with another body."
             )
         self.observation_space = spaces.Box(-np.inf, np.inf, shape=(n_dims,), dtype=np.float32)
+        self.metadata = {**self.metadata, "unit": "m", "goal_range": self.goal_range, "camera": self.camera}
 
     def _get_obs(self) -> np.ndarray:
-        return self._observe(self.data.qpos, self.data.qvel)
+        return self.observe(self.data.qpos, self.data.qvel, self.data.act)
 
-    def _observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        state = np.concatenate((qpos, qvel))
+    def observe(self, qpos: np.ndarray, qvel: np.ndarray, act: np.ndarray) -> np.ndarray:
+        """
+        Turn states of this body, one or many, into observations.
+
+        :param qpos: Positions, ``(..., nq)``
+        :param qvel: Velocities, ``(..., nv)``
+        :param act: Activations of the actuators, ``(..., na)``
+        :return: ``(..., n_dims)`` float32; the caller's own
+        """
+        state = np.concatenate((qpos, qvel, act), axis=-1)
         if self._mean is not None:
             state = (state - self._mean) / self._std
         return state.astype(np.float32)
+
+    def controls(self, action: np.ndarray) -> np.ndarray:
+        """
+        Turn actions, one or many, into MuJoCo's controls.
+
+        :param action: ``(..., n_actions)``
+        :return: ``(..., nu)``
+        """
+        return action
 
     def _get_coordinates(self) -> np.ndarray:
         return self.data.qpos[: self.n_coordinates].copy()
@@ -104,7 +137,38 @@ class _LocomotionEnv(MujocoEnv):
         """
         qpos = self.init_qpos.copy()
         qpos[: self.n_coordinates] = check_place(goal, self.n_coordinates)
-        return self._observe(qpos, np.zeros(self.model.nv))
+        return self.observe(qpos, np.zeros(self.model.nv), np.zeros(self.model.na))
+
+    def state_vector(self) -> np.ndarray:
+        return np.concatenate((self.data.qpos, self.data.qvel, self.data.act))
+
+    def get_state(self) -> State:
+        """
+        Give all that the rest of the episode depends on.
+
+        :return: NumPy arrays and JSON values
+        """
+        return {
+            "np_random": get_generator(self),
+            "simulation": get_simulation(self.model, self.data),
+            "xpos": self.data.xpos.copy(),  # after a step it is one substep old, and Ant's next reward depends on it
+        }
+
+    def set_state(self, qpos: np.ndarray | State, qvel: np.ndarray | None = None) -> None:
+        """
+        Go on from a state; or, as Gymnasium's bodies have it, set positions and velocities.
+
+        :param qpos: What ``get_state`` has given; or positions, ``(nq,)``
+        :param qvel: Nothing; or velocities, ``(nv,)``
+        :raises ValueError: if it is the state of another environment
+        """
+        if qvel is not None:
+            return super().set_state(qpos, qvel)
+        state = check_state(qpos, self.get_state())
+        set_generator(self, state["np_random"])
+        set_simulation(self.model, self.data, state["simulation"])
+        self.data.xpos[:] = state["xpos"]
+        return None
 
     def _get_reset_info(self) -> dict[str, Any]:
         return {**super()._get_reset_info(), "coordinates": self._get_coordinates()}
@@ -135,7 +199,7 @@ class _LocomotionEnv(MujocoEnv):
             self.close()
 
 
-class AntEnv(_LocomotionEnv, GymnasiumAntEnv):
+class AntEnv(LocomotionEnv, GymnasiumAntEnv):
     """
     Gymnasium's ``Ant-v5`` that observes its position, ignores contact forces and never terminates.
 
@@ -151,6 +215,8 @@ class AntEnv(_LocomotionEnv, GymnasiumAntEnv):
 
     env_id = "sb3_metra/Ant-v0"
     n_coordinates = 2
+    goal_range = 50.0
+    camera = "track"
 
     def __init__(self, normalize: bool = True, terminate_on_back: bool = False, **kwargs: Any):
         GymnasiumAntEnv.__init__(
@@ -167,9 +233,7 @@ class AntEnv(_LocomotionEnv, GymnasiumAntEnv):
     @property
     def is_on_back(self) -> bool:
         """Whether the torso's upward axis points below the horizon."""
-        # The axis' height is 1 - 2 (x^2 + y^2) for a unit quaternion; this has its sign for a quaternion of any length.
-        w, x, y, z = self.data.qpos[3:7].tolist()
-        return w * w + z * z < x * x + y * y
+        return bool(is_on_back(self.data.qpos))
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
@@ -178,7 +242,7 @@ class AntEnv(_LocomotionEnv, GymnasiumAntEnv):
         return observation, reward, terminated, truncated, info
 
 
-class HalfCheetahEnv(_LocomotionEnv, GymnasiumHalfCheetahEnv):
+class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
     """
     Gymnasium's ``HalfCheetah-v5`` that observes its position; it never terminates.
 
@@ -191,6 +255,8 @@ class HalfCheetahEnv(_LocomotionEnv, GymnasiumHalfCheetahEnv):
 
     env_id = "sb3_metra/HalfCheetah-v0"
     n_coordinates = 1
+    goal_range = 100.0
+    camera = "track"
 
     def __init__(self, normalize: bool = True, **kwargs: Any):
         GymnasiumHalfCheetahEnv.__init__(self, exclude_current_positions_from_observation=False, **kwargs)

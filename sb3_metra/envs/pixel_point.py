@@ -6,6 +6,7 @@ import numpy as np
 
 from sb3_metra.envs.frames import SMALLEST_FRAME, FrameStack
 from sb3_metra.envs.point import PointMassEnv
+from sb3_metra.envs.states import State
 
 _BLUE, _POINT, _POINT_RADIUS = 128, (255, 255, 255), 0.05
 
@@ -85,3 +86,10 @@ class PixelPointMassEnv(PointMassEnv):
         :raises ValueError: where the goal is no place, or lies outside the arena
         """
         return self._frames.repeat(self._draw_at(self._check_goal(goal)))
+
+    def get_state(self) -> State:
+        return {**super().get_state(), "frames": self._frames.frames}
+
+    def set_state(self, state: State) -> None:
+        super().set_state(state)
+        self._frames.frames = state["frames"]

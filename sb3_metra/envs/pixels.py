@@ -8,6 +8,7 @@ import numpy as np
 
 from sb3_metra.envs.frames import FrameStack
 from sb3_metra.envs.rendering import Quality, SceneRenderer, check_quality
+from sb3_metra.envs.states import State, check_state, get_generator, get_simulation, set_generator, set_simulation
 
 
 class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
@@ -25,7 +26,7 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     :param height: Height of the pictures that ``render`` draws, in pixels
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012  (Gymnasium declares it so)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25, "unit": "m"}  # noqa: RUF012  (Gymnasium declares it so)
     _shadows = False
     _camera: Any
 
@@ -92,6 +93,30 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
             gym.logger.warn('render() draws nothing without render_mode="rgb_array".')
             return None
         return self._renderer(self.width, self.height).render(self.data, self._camera)
+
+    def get_state(self) -> State:
+        """
+        Give all that the rest of the episode depends on.
+
+        :return: NumPy arrays and JSON values
+        """
+        return {
+            "np_random": get_generator(self),
+            "simulation": get_simulation(self.model, self.data),
+            "frames": self._frames.frames,
+        }
+
+    def set_state(self, state: State) -> None:
+        """
+        Go on from a state.
+
+        :param state: What ``get_state`` has given
+        :raises ValueError: if it is the state of another environment
+        """
+        state = check_state(state, self.get_state())
+        set_generator(self, state["np_random"])
+        set_simulation(self.model, self.data, state["simulation"])
+        self._frames.frames = state["frames"]
 
     def close(self) -> None:
         for renderer in self._renderers.values():

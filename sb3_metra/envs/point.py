@@ -7,8 +7,10 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_metra.envs.goals import check_place
+from sb3_metra.envs.states import State, check_state, get_generator, set_generator
 
 _BACKGROUND, _GRID, _AXES = (255, 255, 255), (226, 226, 226), (160, 160, 160)
+_GOAL_RANGE = 7.5
 _TRAIL, _POINT = (120, 160, 220), (200, 40, 40)
 
 
@@ -28,7 +30,13 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
     :param height: Height of a rendered picture in pixels
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium declares it as an attribute)
+    metadata = {  # noqa: RUF012  (Gymnasium declares it as an attribute)
+        "render_modes": ["rgb_array"],
+        "render_fps": 20,
+        "unit": "",
+        "goal_range": _GOAL_RANGE,
+        "camera": None,
+    }
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.width, self.height = width, height
         bound = np.inf if arena is None else arena
+        self.metadata = {**self.metadata, "goal_range": min(_GOAL_RANGE, bound)}
         self.observation_space = spaces.Box(-bound, bound, shape=(2,), dtype=np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, shape=(2,), dtype=np.float32)
         self._start = np.zeros(2)
@@ -102,6 +111,26 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         if self.arena is not None and np.abs(place).max() > self.arena:
             raise ValueError(f"goal must lie in the arena, from {-self.arena} to {self.arena}, got {goal!r}.")
         return place
+
+    def get_state(self) -> State:
+        """
+        Give all that the rest of the episode depends on; the trail, which is drawn only, begins anew.
+
+        :return: NumPy arrays and JSON values
+        """
+        return {"np_random": get_generator(self), "start": self._start.copy(), "position": self._position.copy()}
+
+    def set_state(self, state: State) -> None:
+        """
+        Go on from a state.
+
+        :param state: What ``get_state`` has given
+        :raises ValueError: if it is the state of another environment
+        """
+        state = check_state(state, self.get_state())
+        set_generator(self, state["np_random"])
+        self._start, self._position = (np.array(state[name], dtype=np.float64) for name in ("start", "position"))
+        self._trail = [self._position]
 
     def render(self) -> np.ndarray | None:
         """

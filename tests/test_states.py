@@ -1,0 +1,113 @@
+"""The state of an environment: an episode goes on elsewhere, to the bit, through JSON and arrays."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.monitor import Monitor
+
+import sb3_metra.envs
+from sb3_metra.envs.point import PointMassEnv
+from sb3_metra.envs.states import get_wrapped_state, set_wrapped_state
+from tests.test_goal_observation import make  # noqa: F401  (a fixture)
+from tests.test_kitchen import kitchen  # noqa: F401  (a fixture)
+from tests.test_pixel_envs import dmc  # noqa: F401  (a fixture)
+
+SUITE = ("sb3_metra/Quadruped-v0", "sb3_metra/Humanoid-v0")
+Maker = Callable[..., gym.Env]
+every_env = pytest.mark.parametrize("env_id", sb3_metra.envs.MAX_EPISODE_STEPS)
+
+
+@pytest.fixture
+def open_env(make: Maker, request: pytest.FixtureRequest) -> Maker:  # noqa: F811
+    """Makes an environment in a Monitor, or skips the test where something for it is missing."""
+
+    def open_env(env_id: str) -> gym.Env:
+        if "Kitchen" in env_id:
+            request.getfixturevalue("kitchen")
+        if env_id in SUITE:
+            pytest.importorskip("dm_control")
+        return Monitor(make(env_id))
+
+    return open_env
+
+
+def through_json(state: dict[str, Any]) -> dict[str, Any]:
+    """The state as a file would keep it: arrays as they are, all else through JSON."""
+    arrays = {name: value.copy() for name, value in state.items() if isinstance(value, np.ndarray)}
+    return {**arrays, **json.loads(json.dumps({name: state[name] for name in state.keys() - arrays.keys()}))}
+
+
+def go_on(env: gym.Env, n: int, seed: int) -> list[np.ndarray]:
+    """All that an environment gives for some actions, with one reset of its own in between."""
+    actions = np.random.default_rng(seed).uniform(-1.0, 1.0, (n, *env.action_space.shape)).astype(np.float32)
+    given: list[Any] = []
+    for step, action in enumerate(actions):
+        observation, reward, terminated, truncated, info = env.step(action)
+        given += [observation, np.array([reward, terminated, truncated])]
+        given += [np.array(str(value) if isinstance(value, dict) else value) for value in info.values()]
+        if step == n // 2:
+            given.append(env.reset()[0])
+    return [*given, env.action_space.sample()]
+
+
+@every_env
+def test_an_episode_goes_on_elsewhere_to_the_bit(env_id: str, open_env: Maker) -> None:
+    env, other = open_env(env_id), open_env(env_id)
+    env.reset(seed=3)
+    go_on(env, 7, seed=0)
+    state = get_wrapped_state(env)
+    kept = through_json(state)
+    expected = go_on(env, 6, seed=1)
+    for name, value in kept.items():
+        np.testing.assert_array_equal(state[name], value)  # what was given does not change
+    other.reset(seed=8)
+    go_on(other, 3, seed=5)
+    for resumed in (other, env):
+        set_wrapped_state(resumed, through_json(kept))
+        for ours, theirs in zip(go_on(resumed, 6, seed=1), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@every_env
+def test_the_innermost_environment_has_a_state_of_its_own(env_id: str, open_env: Maker) -> None:
+    env = open_env(env_id)
+    env.reset(seed=0)
+    state = through_json(env.unwrapped.get_state())
+    again = env.unwrapped
+    first = [env.reset()[0] for _ in range(2)]
+    again.set_state(state)
+    np.testing.assert_array_equal([env.reset()[0] for _ in range(2)], first)
+
+
+def test_counters_and_sums_are_part_of_the_state() -> None:
+    env = Monitor(gym.make("sb3_metra/PointMass-v0", max_episode_steps=4, reset_noise_scale=0.0))
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.array([1.0, 0.0]))
+    state = get_wrapped_state(env)
+    assert (state["elapsed_steps"], state["has_reset"]) == (3, True)
+    np.testing.assert_allclose(state["monitor/rewards"], [0.1, 0.1, 0.1])
+    np.testing.assert_allclose(state["position"], [0.3, 0.0])
+    other = Monitor(gym.make("sb3_metra/PointMass-v0", max_episode_steps=4, reset_noise_scale=0.0))
+    set_wrapped_state(other, state)  # without a reset
+    _, _, terminated, truncated, info = other.step(np.array([0.0, 1.0]))
+    assert (terminated, truncated) == (False, True)
+    assert info["episode"]["l"] == 4
+    assert info["episode"]["r"] == pytest.approx(np.hypot(0.3, 0.1), abs=1e-6)
+    assert state["monitor/rewards"] == get_wrapped_state(env)["monitor/rewards"]  # not the list of the other one
+
+
+def test_what_is_no_state_is_refused() -> None:
+    env = PointMassEnv()
+    with pytest.raises(ValueError, match=r"state must have the names \['np_random', 'position', 'start'\], got \[\]"):
+        env.set_state({})
+    with pytest.raises(ValueError, match=r"state\['start'\] must have shape \(2,\), got \(3,\)"):
+        env.set_state({**env.get_state(), "start": np.zeros(3)})
+    with pytest.raises(ValueError, match="state must be a dict that get_state has made, got ndarray"):
+        env.set_state(np.zeros(2))
+    with pytest.raises(ValueError, match="env must have get_state and set_state, and PendulumEnv has none"):
+        get_wrapped_state(gym.make("Pendulum-v1"))
