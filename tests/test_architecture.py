@@ -26,15 +26,15 @@ FILES = {
     for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "normalization")
 }
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
+WORKERS = {"sb3_metra.common.workers"}
 LOOP = (
     OBJECTIVE
     | BUFFERS
     | STEPS
     | FILES
-    | {
-        f"sb3_metra.common.{name}"
-        for name in ("arguments", "policies", "training_env", "sac", "persistent", "skill_discovery")
-    }
+    | WORKERS
+    | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "training_env", "env_state", "checkpoint")}
+    | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "skill_discovery")}
 )
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
@@ -53,6 +53,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.type_aliases": set(),
     "sb3_metra.common.versions": set(),
     "sb3_metra.common.files": set(),
+    "sb3_metra.common.last_words": set(),
+    "sb3_metra.common.workers": {"sb3_metra.common.last_words"},
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
@@ -77,6 +79,9 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
     "sb3_metra.common.loading": VALUES | FILES,
     "sb3_metra.common.sac": LOOP - FILES - {"sb3_metra.common.persistent", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.env_state": {"sb3_metra.common.training_env"},
+    "sb3_metra.common.checkpoint": FILES
+    | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
     "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.common.representation_discovery": LOOP,
@@ -85,7 +90,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.algorithms.*": LOOP
     | {f"sb3_metra.common.{name}" for name in ("representation_discovery", "successor_features")}
     | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},
-    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"},
+    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
     "sb3_metra.hyperparams": set(),
     "sb3_metra.downstream*": {"sb3_metra.downstream*", "sb3_metra.common.skills"} | LEAVES,

@@ -19,6 +19,7 @@ from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, tak
 from sb3_metra.common.networks import check_finite
 from sb3_metra.common.persistent import PersistentSAC
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
+from sb3_metra.common.workers import guard_workers
 
 Self = TypeVar("Self", bound="SkillDiscovery")
 
@@ -50,7 +51,8 @@ class SkillDiscovery(PersistentSAC):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        return PersistentSAC._wrap_env(own_observations(env), verbose, monitor_wrapper)
+        guard_workers(vec_env := PersistentSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
+        return vec_env
 
     def _setup_learn(
         self,
