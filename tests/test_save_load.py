@@ -462,7 +462,7 @@ def test_models_of_other_algorithms_are_refused(algorithm: Any, tmp_path: Path) 
     algorithm("MlpPolicy", DummyVecEnv([Scripted]), device="cpu").save(tmp_path / "other")
     with pytest.raises(ValueError, match=r"other.zip is not a saved model of METRA"):
         METRA.load(tmp_path / "other", device="cpu")
-    with pytest.raises(ValueError, match=r"must hold a model of one of \['METRA'.*, got one of another package"):
+    with pytest.raises(ValueError, match=r"must hold a model of one of \['CIC'.*, got one of another package"):
         sb3_metra.load(tmp_path / "other", device="cpu")
     with pytest.raises(ValueError, match="must be a SkillPolicy"):
         METRA(algorithm("MlpPolicy", DummyVecEnv([Scripted])).policy_class, scripted_envs(1))

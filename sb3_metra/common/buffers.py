@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -14,7 +14,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_metra.common.arrays import Signature, check_arrays, flatten, grow, map_arrays, unflatten
 from sb3_metra.common.checks import as_flags, as_stored
 from sb3_metra.common.episodes import Episodes
-from sb3_metra.common.type_aliases import SkillReplayBufferSamples
+from sb3_metra.common.type_aliases import EpisodeObservations, SkillReplayBufferSamples
+
+_Side = Literal["observations", "next_observations"]
 
 FROM_ENV = "from the environment; it was not stored"  # what comes into the buffer
 
@@ -202,6 +204,41 @@ class SkillReplayBuffer(ReplayBuffer):
         """
         return self._get_samples(self._draw_rows(batch_size), env)
 
+    def sample_with_episodes(
+        self, batch_size: int, env: VecNormalize | None = None, *, ahead: int | tuple[int, int] = 1
+    ) -> SkillReplayBufferSamples:
+        """
+        Draw transitions as ``sample`` does, and observations of their episodes with them.
+
+        :param batch_size: number of transitions
+        :param env: environments whose statistics normalise observations and rewards
+        :param ahead: steps from s_t to s_{t+c}: c, or the smallest and the largest c to draw uniformly from
+        :return: transitions on the device, with ``episode``
+        :raises ValueError: if there is no transition, or ``ahead`` is not from 1 up
+        """
+        low, high = (ahead, ahead) if isinstance(ahead, int) else ahead
+        if not 1 <= low <= high:
+            raise ValueError(
+                f"ahead must be a number of steps from 1 up, or the smallest and the largest, got {ahead!r}"
+            )
+        rows = self._draw_rows(batch_size)
+        envs = self.rng.integers(self.n_envs, size=batch_size)
+        steps = low if low == high else self.rng.integers(low, high + 1, size=batch_size)
+        return self._gather(rows, envs, env)._replace(episode=self._gather_episodes(rows, envs, steps, env))
+
+    def _gather_episodes(
+        self, batch_inds: np.ndarray, env_inds: np.ndarray, steps: np.ndarray | int, env: VecNormalize | None = None
+    ) -> EpisodeObservations:
+        n_rows, oldest, newest = self.buffer_size, self.pos if self.full else 0, self.pos - 1
+        first = self._episodes.first(batch_inds, env_inds, oldest)
+        remaining = self._episodes.remaining(batch_inds, env_inds, newest)
+        ahead = (batch_inds + np.minimum(np.subtract(steps, 1), remaining)) % n_rows
+        return EpisodeObservations(
+            self._gather_one("observations", first, env_inds, env),
+            self._gather_one("next_observations", (batch_inds + remaining) % n_rows, env_inds, env),
+            self._gather_one("next_observations", ahead, env_inds, env),
+        )
+
     def _draw_rows(self, batch_size: int) -> np.ndarray:
         if self.size() == 0:
             raise ValueError("replay buffer must hold a transition before it is sampled from, got none")
@@ -232,11 +269,13 @@ class SkillReplayBuffer(ReplayBuffer):
     ) -> tuple[Any, Any]:
         """s and s' of the given rows and environments, on the device."""
         return (
-            self._observations_to_torch(self.observations, batch_inds, env_inds, env),
-            self._observations_to_torch(self.next_observations, batch_inds, env_inds, env),
+            self._gather_one("observations", batch_inds, env_inds, env),
+            self._gather_one("next_observations", batch_inds, env_inds, env),
         )
 
-    def _observations_to_torch(self, stored: Any, batch_inds: np.ndarray, env_inds: np.ndarray, env: Any) -> Any:
+    def _gather_one(self, name: _Side, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None) -> Any:
+        """s or s' of the given rows and environments, on the device."""
+        stored: Any = getattr(self, name)
         if isinstance(stored, dict):
             chosen = self._normalize_obs({key: x[batch_inds, env_inds] for key, x in stored.items()}, env)
             return {key: self._to_device(x) for key, x in chosen.items()}  # type: ignore[union-attr]

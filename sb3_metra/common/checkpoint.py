@@ -244,7 +244,7 @@ def callback_states(callback: BaseCallback) -> list[tuple[str, Any]]:
         if hasattr(one, "get_state"):
             state["own"] = one.get_state()
         else:
-            initial = one.model._initial_callbacks.get(id(one), {}) if getattr(one, "model", None) else {}
+            initial = getattr(getattr(one, "model", None), "_initial_callbacks", {}).get(id(one), {})
             changed = {name: x for name, x in _plain_attributes(one).items() if initial.get(name, _MISSING) != x}
             state["attributes"] = changed
         if isinstance(env := getattr(one, "eval_env", None), VecEnv):
@@ -270,7 +270,7 @@ def _set_callback_state(callback: Any, state: dict[str, Any]) -> None:
 
 def _plain_attributes(callback: BaseCallback) -> dict[str, Any]:
     """Attributes as text and tensors, which can be compared, but for those that are not plain."""
-    plain = {}
+    plain: dict[str, Any] = {}
     for name, value in vars(callback).items():
         tensors: dict[str, th.Tensor] = {}
         try:

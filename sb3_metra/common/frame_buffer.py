@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_metra.common.arrays import Signature, flatten
 from sb3_metra.common.buffers import FROM_ENV, DictSkillReplayBuffer, SkillReplayBuffer
 from sb3_metra.common.checks import as_stored
+from sb3_metra.common.type_aliases import Observations
 
 try:
     import psutil  # type: ignore[import-untyped]
@@ -240,38 +241,64 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
     def _gather_observations(
         self, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None
     ) -> tuple[Any, Any]:
-        self._allocate()
-        index = self._index_frames(batch_inds, env_inds)
-        observations, next_observations = super()._gather_observations(batch_inds, env_inds, env)
-        for key in self._shapes:
-            observations[key], next_observations[key] = self._gather_stacks(key, *index)
-        if isinstance(self.observation_space, spaces.Dict):
-            return observations, next_observations
-        return observations[_ONLY], next_observations[_ONLY]
+        """s and s', as two views of the frames that they share."""
+        observations = super()._gather_one("observations", batch_inds, env_inds, env)
+        next_observations = super()._gather_one("next_observations", batch_inds, env_inds, env)
+        frames = self._gather_frames(batch_inds, env_inds, 0, self.n_stack + 1)
+        for key, x in frames.items():
+            channels = self._shapes[key][0]
+            observations[key], next_observations[key] = x[:, :-channels], x[:, channels:]
+        return self._as_given(observations), self._as_given(next_observations)
 
-    def _index_frames(self, batch_inds: np.ndarray, env_inds: np.ndarray) -> list[th.Tensor]:
-        """Places of the ``n_stack + 1`` frames of s and s'; which s' ended an episode, and its frame's place aside."""
+    def _gather_one(
+        self,
+        name: Literal["observations", "next_observations"],
+        batch_inds: np.ndarray,
+        env_inds: np.ndarray,
+        env: VecNormalize | None,
+    ) -> Any:
+        observations = super()._gather_one(name, batch_inds, env_inds, env)
+        first = 0 if name == "observations" else 1
+        frames = self._gather_frames(batch_inds, env_inds, first, first + self.n_stack)
+        return self._as_given(observations | frames)
+
+    def _as_given(self, observations: dict[str, th.Tensor]) -> Observations:
+        return observations if isinstance(self.observation_space, spaces.Dict) else observations[_ONLY]
+
+    def _gather_frames(
+        self, batch_inds: np.ndarray, env_inds: np.ndarray, first: int, end: int
+    ) -> dict[str, th.Tensor]:
+        """Some of the ``n_stack + 1`` frames of s and s' in their order, by key."""
+        self._allocate()
+        assert self._where is not None
         steps = self._added - 1 - (self._added - 1 - batch_inds) % self.buffer_size
         back = np.minimum(np.arange(self.n_stack)[::-1], self._ages[batch_inds, env_inds][:, None])
-        frames = np.concatenate([steps[:, None] - back, steps[:, None] + 1], axis=1) % self._ring
+        frames = np.concatenate([steps[:, None] - back, steps[:, None] + 1], axis=1)[:, first:end] % self._ring
         aside = self._aside[batch_inds, env_inds].astype(np.int64)
-        ended = np.flatnonzero(aside >= 0)
+        ended = np.flatnonzero(aside >= 0) if end > self.n_stack else np.empty(0, dtype=np.int64)
         index = ((frames * self.n_envs + env_inds[:, None]).ravel(), ended, aside[ended])
-        assert self._where is not None
-        return [th.as_tensor(x).to(self._where, non_blocking=self._where.type == "cuda") for x in index]
+        moved = [th.as_tensor(x).to(self._where, non_blocking=self._where.type == "cuda") for x in index]
+        return {key: self._gather_stacks(key, end - first, *moved) for key in self._shapes}
 
     def _gather_stacks(
-        self, key: str, index: th.Tensor, ended: th.Tensor, aside: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """s and s', (batch, channels, height, width), as two views of the frames that they share."""
+        self, key: str, n_frames: int, index: th.Tensor, ended: th.Tensor, aside: th.Tensor
+    ) -> th.Tensor:
+        """
+        Several frames of each transition, one behind the other along the channels.
+
+        :param key: of the images
+        :param n_frames: number of frames of a transition
+        :param index: their places, (batch * n_frames,)
+        :param ended: transitions whose last frame lies aside
+        :param aside: its place there
+        """
         shape = self._shapes[key]
         pinned = self.device.type == "cuda" and index.device.type == "cpu"
         frames = th.empty((len(index), *shape), dtype=th.uint8, device=index.device, pin_memory=pinned)
         th.index_select(self._frames[key].flatten(0, 1), 0, index, out=frames)
-        frames = frames.view(-1, self.n_stack + 1, *shape)
+        frames = frames.view(len(index) // n_frames, n_frames, *shape)
         frames[:, -1].index_copy_(0, ended, self._last_frames[key].index_select(0, aside))
-        frames = frames.to(self.device, non_blocking=self.device.type == "cuda").flatten(1, 2)
-        return frames[:, : -shape[0]], frames[:, shape[0] :]
+        return frames.to(self.device, non_blocking=self.device.type == "cuda").flatten(1, 2)
 
     # Saving
 

@@ -38,7 +38,7 @@ _VALUES: dict[str, frozenset[str]] = {
 _OWN = "sb3_metra.common."
 #: Modules whose classes may be named, if they are of a kind.
 _PREFIXES: dict[str, type] = {
-    "torch.nn.": nn.Module,
+    "torch.nn.modules.": nn.Module,
     "torch.optim.": th.optim.Optimizer,
     "numpy.": np.generic,
     _OWN: object,

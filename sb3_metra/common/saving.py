@@ -316,9 +316,9 @@ def _old_algorithm(content: dict[str, Any]) -> str | None:
     """The method's name; files of before 0.2 have none, and the policy tells which package they are of."""
     policy = content.get("policy_class")
     module = str(policy.get("__module__")) if isinstance(policy, dict) else ""
-    if module.startswith(("stable_baselines3.", "sb3_contrib.")):
-        return None
-    return str(content.get("algorithm", "METRA"))
+    name = content.get("algorithm", "METRA")
+    foreign = module.startswith(("stable_baselines3.", "sb3_contrib."))
+    return None if foreign or not isinstance(name, str) else name
 
 
 def _print_system_info(archive: Archive) -> None:
