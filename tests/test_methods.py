@@ -313,13 +313,13 @@ def test_a_dictionary_of_vectors_is_one_state() -> None:
 
 
 def test_running_moments_are_those_of_all_numbers() -> None:
-    moments, parts = RunningMoments(), [th.randn(50) * 3.0 + 2.0, th.rand(300, 2)]
+    moments, parts = RunningMoments(), [th.randn(5_000) * 3.0 + 2.0, th.rand(30_000, 2)]
     for part in parts:
         moments.update(part)
     together = th.cat([part.flatten() for part in parts])
     assert moments.mean.item() == pytest.approx(together.mean().item(), rel=1e-4)
-    assert moments.var.item() == pytest.approx(together.var(correction=0).item(), rel=5e-3)
-    assert moments.count.item() == pytest.approx(650.0)
+    assert moments.var.item() == pytest.approx(together.var(correction=0).item(), rel=1e-3)
+    assert moments.count.item() == pytest.approx(65_000.0)
 
 
 @pytest.mark.parametrize(("divide_by_variance", "power"), [(False, 0.5), (True, 1.0)])
@@ -359,12 +359,10 @@ def test_cic_learns_which_skill_was_followed() -> None:
     [
         (VISR, {"discrete": True}, "discrete must be False for VISR"),
         (VISR, {"unit_skills": False}, "unit_skills must be True for VISR"),
-        (CIC, {"n_neighbors": 17}, "n_neighbors must be between 1 and batch_size=16, got 17"),
-        (CIC, {"n_neighbors": 0}, "n_neighbors must be between 1"),
+        (CIC, {"n_neighbors": 17}, "n_neighbors must be at most batch_size=16, got 17"),
+        (CIC, {"n_neighbors": 2.5}, "n_neighbors must be an integer of at least 1, got 2.5"),
         (CSF, {"n_negatives": 0}, "n_negatives must be an integer of at least 1, got 0"),
-        (CSF, {"contrast_coef": -1.0}, "contrast_coef must be a finite number of at least 0, got -1.0"),
         (DADS, {"n_alternatives": 0}, "n_alternatives must be an integer of at least 1, got 0"),
-        (DADS, {"discrete": True, "gaussian_skills": True}, "gaussian_skills must be False with discrete skills"),
         (DIAYN, {"skill_dim": 1}, "skill_dim must be at least 2 with discrete skills"),
         (CSD, {"constraint_norm": "max"}, "constraint_norm must be"),
         (CSD, {"dual_lambda": 0.0}, "dual_lambda must be"),

@@ -206,3 +206,43 @@ def run_oracle_of(data: dict[str, np.ndarray], folder: Path, **kwargs: Any) -> d
     """Write a file and run the comparison on it."""
     np.savez(folder / "written.npz", **data)
     return run_oracle(folder / "written.npz", **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("file", "kwargs", "name"),
+    [
+        ("lsd", {"iterate_each_pass": False}, "displacement"),
+        ("csd", {"constraint_norm": "sum"}, "slack"),
+        ("csf", {"contrast_coef": 1.0}, "sf_target"),
+        ("diayn", {"subtract_log_prior": True}, "rewards"),
+        ("diayn_discrete", {"subtract_log_prior": False}, "rewards"),
+        ("dads", {"skip_last_steps": False}, "skill_dynamics_loss"),
+        ("cic", {"divide_by_variance": False}, "rewards"),
+        ("visr", {"normalize_features": True}, "sf_target"),
+        ("visr", {"gamma": 0.98}, "sf_target"),
+    ],
+)
+def test_what_differs_from_the_authors_is_noticed(file: str, kwargs: dict[str, Any], name: str) -> None:
+    assert run_oracle(DATA / f"{file}.npz", **kwargs)[name] > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("file", ["csf", "dads", "visr"])
+def test_dones_are_used(file: str, tmp_path: Path) -> None:
+    with np.load(DATA / f"{file}.npz") as archive:
+        data = dict(archive)
+    data["step0/dones"] = 1.0 - data["step0/dones"]
+    errors = run_oracle_of(data, tmp_path)
+    assert max(errors.get("q_target", 0.0), errors.get("sf_target", 0.0)) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("missing", ["skill_dynamics_loss", "final/skill_dynamics", "rewards"])
+def test_a_baseline_that_proves_nothing_is_refused(missing: str, tmp_path: Path) -> None:
+    with np.load(DATA / "dads.npz") as archive:
+        kept = {name: x for name, x in archive.items() if f"/{missing}/" not in f"/{name}/"}
+    with pytest.raises(ValueError, match=rf"must record \['{missing}'\]"):
+        run_oracle_of(kept, tmp_path)
+
+
+def test_a_file_of_no_method_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a file must hold one of"):
+        run_oracle_of({"meta/lr": np.array(1e-4)}, tmp_path)
