@@ -12,6 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from torch import nn
 
 from sb3_metra.common.networks import initialize
+from sb3_metra.common.type_aliases import Observations
 
 _LOG_STD_RANGE = (-5.0, 2.0)
 
@@ -93,7 +94,7 @@ class Bottleneck(BaseFeaturesExtractor):
         with th.no_grad():
             return self.encode(observations)[0]
 
-    def loss(self, observations: th.Tensor, latents: th.Tensor) -> th.Tensor:
+    def loss(self, observations: Observations, latents: th.Tensor) -> th.Tensor:
         """
         How badly an observation follows from phi and the code, plus what the code costs: what phi tells already, it
         need not hold.
@@ -102,6 +103,7 @@ class Bottleneck(BaseFeaturesExtractor):
         :param latents: phi of them, (batch, phi_dim), without gradient
         :return: scalar
         """
+        assert isinstance(observations, th.Tensor)
         mean, log_std = self.encode(observations)
         code = mean + log_std.exp() * th.randn_like(mean)
         errors = (self.decoder(th.cat([latents, code], dim=1)) - observations).square().sum(dim=1)

@@ -244,7 +244,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         :param size: how many
         """
         assert self.replay_buffer is not None
-        return self.replay_buffer.sample(size, env=self._vec_normalize_env)  # type: ignore[return-value]
+        return self.replay_buffer.sample(size, env=self._vec_normalize_env)
 
     def gradient_step(self, batch: SkillReplayBufferSamples, batch_size: int | None = None) -> Info:
         """
