@@ -1,12 +1,14 @@
 """Time the pixel environments: a step split into physics and drawing for both qualities, and steps of several workers.
 
+Steps are timed by the CPU's clock, which other programs leave alone, and by the wall's, which counts waiting for a GPU.
+The first table says what draws: OpenGL's GL_RENDERER, a GPU or the CPU (llvmpipe).
+
 Usage: LP_NUM_THREADS=1 python benchmarks/pixel_envs.py --workers 1 2
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from typing import Any
 
@@ -21,30 +23,38 @@ ENVIRONMENTS = tuple(
 )
 
 
-def split(env_id: str, quality: str | None, repeats: int) -> tuple[float, float, float]:
-    """Median CPU milliseconds of a step, of what is not drawing in it, and of the drawing; all threads together."""
+def split(env_id: str, quality: str | None, repeats: int) -> tuple[str, list[float]]:
+    """
+    What draws, and median milliseconds of a step, of what is not drawing in it, and of the drawing: of the CPU, all
+    threads together, then by the wall's clock.
+    """
     env: Any = gym.make(env_id, **({} if quality is None else {"quality": quality})).unwrapped
-    draw, drawing = env._draw, [0.0]
+    draw, drawing = env._draw, np.zeros(2)
 
     def timed_draw() -> np.ndarray:
-        start = time.process_time()
+        start = clocks()
         frame = draw()
-        drawing[-1] = time.process_time() - start
+        drawing[:] = clocks() - start
         return frame
 
     env._draw = timed_draw
     env.reset(seed=0)
     rng = np.random.default_rng(0)
-    rest = []
+    steps = []
     for action in rng.uniform(-1, 1, (repeats, *env.action_space.shape)).astype(np.float32):
-        drawing.append(0.0)
-        start = time.process_time()
+        start = clocks()
         env.step(action)
-        rest.append(time.process_time() - start - drawing[-1])
+        step = clocks() - start
+        steps.append((step, step - drawing, drawing.copy()))
+    renderers = getattr(env, "_renderers", {}).values()
+    renderer = next((each.gl_renderer for each in renderers), "NumPy")
     env.close()
-    whole = [a + b for a, b in zip(rest, drawing[1:], strict=True)]
-    step, other, drawn = (1e3 * statistics.median(times) for times in (whole, rest, drawing[1:]))
-    return step, other, drawn
+    return renderer, (1e3 * np.median(steps, axis=0)).T.ravel().tolist()
+
+
+def clocks() -> np.ndarray:
+    """Seconds of this process's CPU, all threads together, and of the wall's clock."""
+    return np.array([time.process_time(), time.perf_counter()])
 
 
 def main() -> None:
@@ -54,11 +64,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps of each worker")
     parser.add_argument("--repeats", type=int, default=100, help="steps timed for each quality")
     args = parser.parse_args()
-    print("| environment | quality | step, CPU ms | physics and the rest | drawing |\n|---|---|---|---|---|")
+    print("| environment | quality | drawn by | step, CPU ms | rest | drawing | step, wall ms | rest | drawing |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for env_id in args.envs:
         for quality in ("fast", "full") if "quality" in _arguments(env_id) else (None,):
-            times = " | ".join(f"{value:.2f}" for value in split(env_id, quality, args.repeats))
-            print(f"| `{env_id}` | {quality or '-'} | {times} |", flush=True)
+            renderer, medians = split(env_id, quality, args.repeats)
+            times = " | ".join(f"{value:.2f}" for value in medians)
+            print(f"| `{env_id}` | {quality or '-'} | {renderer} | {times} |", flush=True)
     print("\n| environment | workers | steps a second |\n|---|---|---|")
     for env_id in args.envs:
         for n_envs in args.workers:

@@ -13,6 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback, tqdm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
+from sb3_metra.algorithms.metra import METRA
+from sb3_metra.envs.rendering import choose_gl
 from sb3_metra.evaluation.coverage import state_coverage
 from sb3_metra.evaluation.plotting import plot_trajectories
 from sb3_metra.evaluation.report import write_report
@@ -20,9 +22,8 @@ from sb3_metra.evaluation.report_page.curves import read_curves
 from sb3_metra.evaluation.report_page.recording import RENDERING_HELP
 from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
 from sb3_metra.evaluation.video import film_skills
-from sb3_metra.headless import choose_renderer, draw_for_films, drawing_kwargs, follow_body, leave_out_shadows
+from sb3_metra.headless import draw_for_films, drawing_kwargs, follow_body, leave_out_shadows
 from sb3_metra.hyperparams import load_settings
-from sb3_metra.metra import METRA
 
 N_SKILLS = 48
 """Skills that are measured and drawn, as many as in the paper."""
@@ -121,7 +122,7 @@ def run_demo(
     if not (np.isfinite(minutes) and minutes > 0):
         raise ValueError(f"minutes must be a finite number above 0, got {minutes}.")
     budget = 60.0 * minutes
-    choose_renderer()
+    choose_gl()
     out = Path("demo") / env_id.rpartition("/")[2] if out is None else out
     out.mkdir(parents=True, exist_ok=True)
     print(f"METRA learns skills on {env_id} without a reward, for at most {minutes:g} minutes (seed {seed}).")

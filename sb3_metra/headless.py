@@ -1,9 +1,6 @@
-"""Drawing MuJoCo's bodies without a screen: which library to use, how to draw fast, and where the camera looks."""
+"""Drawing MuJoCo's bodies for films: at which size, how to draw fast, and where the camera looks."""
 
-import ctypes
 import inspect
-import os
-import sys
 from typing import Any
 
 import gymnasium as gym
@@ -13,20 +10,6 @@ from sb3_metra.envs import MAX_EPISODE_STEPS, find_spec
 
 _PLANE, _FREE_JOINT, _TRACKING = 0, 0, 1  # MuJoCo's numbers for a kind of geom, of joint, of camera
 _FLOOR_GREY, _FLOOR_CONTRAST = 130, 0.3
-_GL_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
-
-
-def choose_renderer() -> None:
-    """Where MuJoCo has no screen to draw on and was not told what to use instead, name a library that is installed."""
-    if not sys.platform.startswith("linux") or {"MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        return
-    for backend, library in _GL_LIBRARIES.items():
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            continue
-        os.environ["MUJOCO_GL"] = backend
-        return
 
 
 def drawing_kwargs(env_id: str, width: int = 640, height: int = 480) -> dict[str, Any]:

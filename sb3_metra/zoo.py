@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,12 @@ except ImportError as error:
     ) from error
 
 import sb3_metra.envs  # noqa: F401  registers the environments
+from sb3_metra.algorithms.metra import METRA
+from sb3_metra.common.workers import WorkerError, WorkerVecEnv
 from sb3_metra.downstream import TASKS, SkillActionVecWrapper
 from sb3_metra.evaluation.callbacks import log_metrics
 from sb3_metra.evaluation.metrics import evaluate_skills, judged_by
 from sb3_metra.hyperparams import settings_path
-from sb3_metra.metra import METRA
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"metra": METRA}
 """This package's algorithms under the names that ``--algo`` knows."""
@@ -113,16 +115,49 @@ class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
     """
 
 
+class KeepingExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
+    """rl_zoo3's, which keeps what was learnt if a worker ends training."""
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        try:
+            super().learn(model)
+        except WorkerError:
+            self.save_trained_model(model)
+            raise
+
+
+@contextmanager
+def _replaced(module: ModuleType, **ours: Any) -> Iterator[None]:
+    """
+    While it is open, a module finds something of ours by names of its own.
+
+    :param module: the module
+    :param ours: what it finds, by name
+    """
+    theirs = {name: getattr(module, name) for name in ours}
+    vars(module).update(ours)
+    try:
+        yield
+    finally:
+        vars(module).update(theirs)
+
+
 @contextmanager
 def judged_by_coverage() -> Iterator[None]:
     """While it is open, rl_zoo3 keeps the best model, and searches for hyperparameters, by coverage."""
     ours = {"EvalCallback": CoverageEvalCallback, "TrialEvalCallback": TrialCoverageEvalCallback}
-    theirs = {name: getattr(rl_zoo3.exp_manager, name) for name in ours}
-    vars(rl_zoo3.exp_manager).update(ours)
-    try:
+    with _replaced(rl_zoo3.exp_manager, **ours):
         yield
-    finally:
-        vars(rl_zoo3.exp_manager).update(theirs)
+
+
+@contextmanager
+def _guarded_workers() -> Iterator[None]:
+    """While it is open, rl_zoo3's worker processes are guarded, and what was learnt is kept if one fails."""
+    with (
+        _replaced(rl_zoo3.exp_manager, SubprocVecEnv=WorkerVecEnv),
+        _replaced(rl_zoo3.train, ExperimentManager=KeepingExperimentManager),
+    ):
+        yield
 
 
 def sample_metra_params(trial: Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
@@ -280,6 +315,7 @@ def _run(script: str, arguments: Sequence[str]) -> None:
     argv = sys.argv
     sys.argv = [f"sb3-metra {script}", *arguments]
     try:
-        {"train": rl_zoo3.train.train, "enjoy": rl_zoo3.enjoy.enjoy}[script]()
+        with _guarded_workers():
+            {"train": rl_zoo3.train.train, "enjoy": rl_zoo3.enjoy.enjoy}[script]()
     finally:
         sys.argv = argv

@@ -15,41 +15,86 @@ MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 # Modules that stand for themselves; every other module may import the versions it needs checked.
-LEAVES = {"sb3_metra.common.type_aliases", "sb3_metra.common.versions"}
+LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files")}
 VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
-OBJECTIVE = NETWORKS | {"sb3_metra.common.objective"}
-BUFFERS = {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
+OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
+ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes")}
+BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
+FILES = {
+    f"sb3_metra.common.{name}"
+    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "normalization")
+}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
+WORKERS = {"sb3_metra.common.workers"}
 LOOP = (
-    OBJECTIVE | BUFFERS | STEPS | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "skill_discovery")}
+    OBJECTIVE
+    | BUFFERS
+    | STEPS
+    | FILES
+    | WORKERS
+    | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "training_env", "env_state", "checkpoint")}
+    | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "skill_discovery")}
 )
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
-ROOMS = {"sb3_metra", "sb3_metra.metra", "sb3_metra.baselines*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
+ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
 ROOMS |= {"sb3_metra.downstream*"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
 ALLOWED_INSIDE: dict[str, set[str]] = {
-    "sb3_metra": {"sb3_metra.common.policies", "sb3_metra.common.versions", "sb3_metra.metra", "sb3_metra.baselines*"},
+    "sb3_metra": {
+        "sb3_metra.algorithms",
+        "sb3_metra.common.plain",
+        "sb3_metra.common.policies",
+        "sb3_metra.common.versions",
+    },
     "sb3_metra.common": set(),
     "sb3_metra.common.type_aliases": set(),
     "sb3_metra.common.versions": set(),
+    "sb3_metra.common.files": set(),
+    "sb3_metra.common.last_words": set(),
+    "sb3_metra.common.workers": {"sb3_metra.common.last_words"},
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
+    "sb3_metra.common.spectral_norm": set(),
+    "sb3_metra.common.particle_entropy": set(),
     "sb3_metra.common.objective": NETWORKS,
+    "sb3_metra.common.extractors": NETWORKS,
+    "sb3_metra.common.skill_counts": LEAVES,
+    "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.policies": OBJECTIVE,
-    "sb3_metra.common.buffers": OBJECTIVE,
-    "sb3_metra.common.frame_buffer": OBJECTIVE | BUFFERS,
+    "sb3_metra.common.arrays": LEAVES,
+    "sb3_metra.common.checks": LEAVES,
+    "sb3_metra.common.episodes": LEAVES,
+    "sb3_metra.common.buffers": ARRAYS | LEAVES,
+    "sb3_metra.common.frame_buffer": BUFFERS | LEAVES,
     "sb3_metra.common.arguments": BUFFERS,
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,
+    "sb3_metra.common.training_env": LEAVES,
+    "sb3_metra.common.plain": LEAVES,
+    "sb3_metra.common.normalization": LEAVES,
+    "sb3_metra.common.archive": LEAVES,
+    "sb3_metra.common.saving": LEAVES | {"sb3_metra.common.archive", "sb3_metra.common.plain"},
+    "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
+    "sb3_metra.common.loading": VALUES | FILES,
+    "sb3_metra.common.sac": LOOP - FILES - {"sb3_metra.common.persistent", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.env_state": {"sb3_metra.common.training_env"},
+    "sb3_metra.common.checkpoint": FILES
+    | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
+    "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
-    "sb3_metra.metra": LOOP,
-    "sb3_metra.baselines": {"sb3_metra.baselines.*"},
-    "sb3_metra.baselines.*": LOOP,
-    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"},
+    "sb3_metra.common.representation_discovery": LOOP,
+    "sb3_metra.common.successor_features": LOOP | {"sb3_metra.common.representation_discovery"},
+    "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"} | FILES,
+    "sb3_metra.algorithms.genda": LOOP
+    | {"sb3_metra.algorithms.metra", "sb3_metra.common.extractors", "sb3_metra.common.skill_counts"},
+    "sb3_metra.algorithms.*": LOOP
+    | {f"sb3_metra.common.{name}" for name in ("representation_discovery", "successor_features")}
+    | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},
+    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
     "sb3_metra.hyperparams": set(),
     "sb3_metra.downstream*": {"sb3_metra.downstream*", "sb3_metra.common.skills"} | LEAVES,
@@ -165,28 +210,28 @@ def test_every_package_has_an_init_file() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "target"),
     [
-        ("envs/point.py", "from sb3_metra.metra import METRA", "sb3_metra.metra"),
+        ("envs/point.py", "from sb3_metra.algorithms.metra import METRA", "sb3_metra.algorithms.metra"),
         ("evaluation/rollout.py", "from sb3_metra import METRA", "sb3_metra"),
-        ("evaluation/rollout.py", "from .. import metra", "sb3_metra.metra"),
+        ("evaluation/rollout.py", "from ..algorithms import metra", "sb3_metra.algorithms.metra"),
         ("common/networks.py", "from sb3_metra.common import policies", "sb3_metra.common.policies"),
         ("common/networks.py", "import sb3_metra.common.buffers", "sb3_metra.common.buffers"),
         ("common/buffers.py", "def f():\n    from .skill_discovery import x", "sb3_metra.common.skill_discovery"),
-        ("baselines/lsd.py", "from sb3_metra.metra import METRAObjective", "sb3_metra.metra"),
-        ("baselines/lsd.py", "from sb3_metra.baselines.diayn import DIAYN", "sb3_metra.baselines.diayn"),
+        ("algorithms/lsd.py", "from sb3_metra.algorithms.metra import METRAObjective", "sb3_metra.algorithms.metra"),
+        ("algorithms/lsd.py", "from sb3_metra.algorithms.diayn import DIAYN", "sb3_metra.algorithms.diayn"),
         ("evaluation/rollout.py", "import matplotlib.pyplot as plt", "matplotlib"),
         ("evaluation/plotting/curves.py", "import importlib\nimportlib.import_module('imageio.v3')", "imageio"),
         ("downstream/wrappers.py", "from sb3_metra import METRA", "sb3_metra"),
         ("cli.py", "from rl_zoo3.train import train", "rl_zoo3"),
-        ("metra.py", "import mujoco", "mujoco"),
+        ("algorithms/metra.py", "import mujoco", "mujoco"),
     ],
 )
 def test_an_import_the_wrong_way_is_caught(tmp_path: Path, path: str, source: str, target: str) -> None:
-    for name in ("metra.py", "common/policies.py", "common/buffers.py", "common/skill_discovery.py", path):
+    for name in ("algorithms/metra.py", "common/policies.py", "common/buffers.py", "common/skill_discovery.py", path):
         file = tmp_path / PACKAGE / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    (tmp_path / PACKAGE / "baselines").mkdir(exist_ok=True)
-    (tmp_path / PACKAGE / "baselines" / "diayn.py").touch()
+    (tmp_path / PACKAGE / "algorithms").mkdir(exist_ok=True)
+    (tmp_path / PACKAGE / "algorithms" / "diayn.py").touch()
     (tmp_path / PACKAGE / "__init__.py").touch()
     assert wrong_imports(tmp_path) == []
     culprit = tmp_path / PACKAGE / path

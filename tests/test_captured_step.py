@@ -169,7 +169,7 @@ def test_a_gradient_step_asks_the_device_for_nothing(
         model.replay_buffer.add(obs, next_obs, actions, rewards, dones, infos)  # type: ignore[arg-type]
         obs = next_obs
     batch: Any = model.replay_buffer.sample(24)
-    assert {x.device.type for x in batch} == {"meta"}
+    assert {x.device.type for x in batch[:6]} == {"meta"}
     with pytest.raises(RuntimeError, match="meta"):
         batch.actions.sum().item()
     logged = model._averaged_step(batch, 16)

@@ -329,30 +329,6 @@ def test_demo_refuses_no_time(minutes: str, tmp_path: Path, capsys: pytest.Captu
     assert "minutes must be a finite number above 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("environ", "libraries", "expected"),
-    [
-        ({}, {"libEGL.so.1", "libOSMesa.so.8"}, "egl"),
-        ({}, {"libOSMesa.so.8"}, "osmesa"),
-        ({}, set(), None),
-        ({"MUJOCO_GL": "glfw"}, {"libEGL.so.1"}, "glfw"),
-        ({"DISPLAY": ":0"}, {"libEGL.so.1"}, None),
-    ],
-)
-def test_demo_chooses_a_renderer_that_is_installed(
-    environ: dict[str, str], libraries: set[str], expected: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(name: str) -> None:
-        if name not in libraries:
-            raise OSError(name)
-
-    monkeypatch.setattr(headless.sys, "platform", "linux")
-    monkeypatch.setattr(headless.os, "environ", dict(environ))
-    monkeypatch.setattr(headless.ctypes, "CDLL", load)
-    headless.choose_renderer()
-    assert headless.os.environ.get("MUJOCO_GL") == expected
-
-
 def test_demo_says_in_a_sentence_why_there_is_no_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -444,7 +444,7 @@ def test_point_mass_stays_in_its_arena() -> None:
         ({"arena": 0.0}, "arena must be None or a finite number"),
         ({"arena": 0.05}, "at least reset_noise_scale=0.1, got 0.05"),
         ({"render_mode": "human"}, "render_mode must be None or \"rgb_array\", got 'human'"),
-        ({"width": 0}, "width and height must be at least 1 pixel, got 0 and 256"),
+        ({"width": 0}, "width must be an integer of at least 1, got 0"),
     ],
 )
 def test_point_mass_refuses_bad_options(options: dict, message: str) -> None:

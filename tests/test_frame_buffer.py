@@ -1,9 +1,10 @@
 """Each frame kept once: every sample is that of an ordinary buffer of stacks, which holds six times as much."""
 
 import io
+import json
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA
 from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
 from sb3_metra.common.frame_buffer import FrameReplayBuffer
-from sb3_metra.common.type_aliases import SkillReplayBufferSamples
+from sb3_metra.common.type_aliases import SkillReplayBufferSamples, map_tensors
 from tests.toys import scripted_envs, tiny_model
 
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -84,7 +85,7 @@ def everything(buffer: SkillReplayBuffer) -> SkillReplayBufferSamples:
 
 
 def assert_same(samples: SkillReplayBufferSamples, expected: SkillReplayBufferSamples) -> None:
-    for name, x, y in zip(expected._fields, samples, expected, strict=True):
+    for name, x, y in zip(expected._fields[:6], samples[:6], expected[:6], strict=True):
         for part, (a, b) in enumerate(zip(x.values(), y.values(), strict=True) if isinstance(y, dict) else [(x, y)]):
             assert a.dtype == b.dtype, (name, part)
             assert th.equal(a, b), (name, part)
@@ -105,9 +106,9 @@ def test_every_sample_is_that_of_a_buffer_of_stacks(seed: int) -> None:
         frames.add(*step)
         stacks.add(*step)
         assert_same(everything(frames), everything(stacks))
-    np.random.seed(seed)
+    frames.seed(seed)
     samples = frames.sample(50)
-    np.random.seed(seed)
+    stacks.seed(seed)
     assert_same(samples, stacks.sample(50))  # type: ignore[arg-type]
 
 
@@ -174,35 +175,124 @@ def test_images_in_dictionaries() -> None:
     assert_same(samples._replace(observations=in_order[0], next_observations=in_order[1]), expected)
 
 
-@pytest.mark.parametrize("steps_before", [0, 1, 4, 9, 23])
-def test_a_saved_buffer_goes_on_as_it_would_have(steps_before: int) -> None:
-    frames, stacks = make_pair(2, 3, 9, image_space(9, 2, 2))
-    steps = play(np.random.default_rng(1), 2, 3, broken=0.1)
+def by_arrays(frames: FrameReplayBuffer) -> FrameReplayBuffer:
+    """Another buffer, of another size before, that was given the arrays, which change afterwards."""
+    other, _ = make_pair(frames.n_envs, frames.n_stack, 4, frames.observation_space)
+    for step, _ in zip(play(np.random.default_rng(7), frames.n_envs, frames.n_stack), range(6), strict=False):
+        other.add(*step)
+    arrays = {name: x.copy() for name, x in frames.to_arrays().items()}
+    other.load_arrays(json.loads(json.dumps(frames.meta())), arrays)
+    for x in arrays.values():
+        x[:] = 0
+    return other
 
-    def add(n: int) -> None:
+
+def by_pickle(frames: FrameReplayBuffer) -> FrameReplayBuffer:
+    return pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(frames))))  # not looked at in between
+
+
+@pytest.mark.parametrize("saved", [by_arrays, by_pickle])
+@pytest.mark.parametrize("steps_before", [0, 1, 4, 9, 23, 60])
+def test_a_saved_buffer_goes_on_as_it_would_have(
+    steps_before: int, saved: Callable[[FrameReplayBuffer], FrameReplayBuffer]
+) -> None:
+    unbroken, stacks = make_pair(3, 3, 9, image_space(9, 2, 2))
+    steps = play(np.random.default_rng(0), 3, 3, lengths=(1, 9), broken=0.1)
+
+    def add(n: int, buffers: list[SkillReplayBuffer]) -> None:
         for step in (next(steps) for _ in range(n)):
-            frames.add(*step)
-            stacks.add(*step)
+            for buffer in buffers:
+                buffer.add(*step)
 
-    add(steps_before)
-    frames = pickle.loads(pickle.dumps(frames))
-    frames = pickle.loads(pickle.dumps(frames))  # not looked at in between
+    add(steps_before, [unbroken, stacks])
+    frames = saved(unbroken)
     assert frames.size() == stacks.size()
     if steps_before > 0:
         assert_same(everything(frames), everything(stacks))
     for _ in range(20):
-        add(1)
+        add(1, [frames, stacks, unbroken])
         assert_same(everything(frames), everything(stacks))
+    assert frames.meta() == unbroken.meta()
+    arrays = frames.to_arrays()
+    for name, x in unbroken.to_arrays().items():
+        assert arrays.keys() == unbroken.to_arrays().keys()
+        assert np.array_equal(x, arrays[name]), name
 
 
-def test_a_file_holds_only_what_is_filled() -> None:
+def test_saved_frames_that_do_not_fit_are_refused() -> None:
+    frames, _ = make_pair(2, 3, 9, image_space(9, 2, 2))
+    for step, _ in zip(play(np.random.default_rng(1), 2, 3, lengths=(2, 3)), range(13), strict=False):
+        frames.add(*step)
+    meta, arrays = frames.meta(), frames.to_arrays()
+    twice = arrays["aside"].copy()
+    twice[twice >= 0] = 1
+    for change, bad, message in (
+        ({"n_stack": 1}, {}, "n_stack 3, got 1"),
+        ({"added": 12}, {}, "added that leads to pos 4, got 12"),
+        ({"added": -1}, {}, "added, got -1"),
+        ({"n_places": 2**40}, {}, "last_frames/observation of shape"),
+        ({}, {"aside": arrays["aside"] + 100}, "different numbers below .* as aside"),
+        ({}, {"aside": twice}, "different numbers below .* as aside"),
+        ({}, {"frames/observation": arrays["frames/observation"][:-1]}, "frames/observation of shape"),
+    ):
+        other, _ = make_pair(2, 3, 9, image_space(9, 2, 2))
+        with pytest.raises(ValueError, match=f"replay buffer must .*{message}"):
+            other.load_arrays(meta | change, arrays | bad)
+        assert other.size() == 0
+        other.load_arrays(meta, arrays)
+        assert_same(everything(other), everything(frames))
+
+
+def test_files_of_earlier_versions_load() -> None:
+    """They have neither a generator nor episodes, and free places in any order."""
+    frames, stacks = make_pair(2, 3, 9, image_space(9, 2, 2))
+    steps = play(np.random.default_rng(1), 2, 3, broken=0.1)
+    for step in (next(steps) for _ in range(23)):
+        frames.add(*step)
+        stacks.add(*step)
+    state = frames.__getstate__()
+    for name in ("rng", "since_start", "until_end"):
+        del state[name]
+    old = object.__new__(FrameReplayBuffer)
+    old.__setstate__(state | {"_free_places": state["_free_places"][::-1]})
+    assert_same(everything(old), everything(frames))
+    for step in (next(steps) for _ in range(23)):
+        old.add(*step)
+        stacks.add(*step)
+        assert_same(everything(old), everything(stacks))
+
+
+@pytest.mark.parametrize("way", ["arrays", "pickle"])
+def test_a_file_holds_only_what_is_filled(way: str) -> None:
     frames, _ = make_pair(1, 3, 10_000, image_space(9, 16, 16))
     steps = play(np.random.default_rng(0), 1, 3, (3, 16, 16), (5, 5))
     for _ in range(20):
         frames.add(*next(steps))
     kept = (20 + 1 + 3 + 3) * 3 * 16 * 16  # 20 steps and one more, 3 ends, and the newest stack
-    size = len(pickle.dumps(frames)) - len(pickle.dumps(frames.observation_space))
-    assert kept < size < kept + 20 * 60 + 2_000
+    if way == "arrays":
+        numbers = 20 * (4 * (2 + 1 + 1 + 1 + 3 + 2) + 2 + 4)
+        assert sum(x.nbytes for x in frames.to_arrays().values()) == kept + numbers
+    else:
+        size = len(pickle.dumps(frames)) - len(pickle.dumps(frames.observation_space))
+        assert kept < size < kept + 20 * 60 + 2_500
+
+
+def test_nothing_is_shared_with_what_was_added() -> None:
+    frames, _ = make_pair(2, 3, 9, image_space(9, 2, 2))
+    steps = play(np.random.default_rng(1), 2, 3)
+    obs, next_obs, action, reward, _, infos = next(steps)
+    arrays = [obs, next_obs, action, reward.astype(np.float32), np.zeros(2, dtype=bool)]
+    own = [x.copy() for x in arrays]
+    frames.add(*own, infos)  # type: ignore[call-arg, arg-type]
+    kept = {name: x.copy() for name, x in frames.to_arrays().items()}
+    for x in own:
+        x[:] = 1
+    for info in infos:
+        info["skill"][:] = 7.0
+    assert all(np.array_equal(x, kept[name]) for name, x in frames.to_arrays().items())
+    following = np.concatenate([next_obs[:, 3:], next_obs[:, :3]], axis=1)
+    frames.add(next_obs, following, *arrays[2:], infos)  # type: ignore[arg-type]
+    assert frames.since_start[:2].tolist() == [[0, 0], [1, 1]]  # the newest stack is still that of the first step
 
 
 def test_bytes_per_transition() -> None:
@@ -210,7 +300,8 @@ def test_bytes_per_transition() -> None:
     n_envs, rows = 2, 1_000
     space, actions, frame = image_space(9, 64, 64), spaces.Box(-1.0, 1.0, (12,), np.float32), 3 * 64 * 64
     buffer = FrameReplayBuffer(rows * n_envs, space, actions, "cpu", n_envs, n_stack=3, skill_dim=4)
-    others = rows * n_envs * (4 * (12 + 3 + 4) + 2 + 4)  # action, reward, done, timeout, skill; age, place aside
+    # action, reward, done, timeout, skill, two counts within the episode; age, place aside
+    others = rows * n_envs * (4 * (12 + 3 + 4 + 2) + 2 + 4)
     assert buffer.nbytes == others  # no frame yet
     stack, skill = np.zeros((n_envs, 9, 64, 64), np.uint8), np.zeros(4)
     for t in range(2 * rows):
@@ -256,6 +347,35 @@ def test_forgetting() -> None:
 def test_what_cannot_work_is_refused(kwargs: dict[str, Any], space: spaces.Space, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FrameReplayBuffer(10, space, ACTIONS, "cpu", 1, skill_dim=SKILL_DIM, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (0, np.zeros((2, 9, 2)), r"observation must have shape \(2, 9, 2, 2\), got \(2, 9, 2\)"),
+        (1, np.full((2, 9, 2, 2), 256), "observation must hold whole numbers that fit into uint8, got 256"),
+        (1, np.full((2, 9, 2, 2), 0.5), "observation must hold whole numbers that fit into uint8, got 0.5"),
+        (2, np.full((2, 2), np.nan), "action must be finite"),
+        (3, np.full(2, np.nan), "reward must be finite"),
+        (4, np.array(["no", "no"]), "done must be True or False"),
+        (5, [{"skill": np.ones(1)}] * 2, r"skill must have shape \(2, 3\), got \(2, 1\)"),
+    ],
+)
+def test_bad_transitions_are_refused_and_nothing_is_kept(name: int, value: Any, message: str) -> None:
+    """Also where a new episode would begin, whose first frame takes the place of the last one's end."""
+    frames, _ = make_pair(2, 3, 4, image_space(9, 2, 2))
+    steps = play(np.random.default_rng(1), 2, 3, lengths=(3, 3))
+    for step in (next(steps) for _ in range(6)):
+        frames.add(*step)
+    before, meta = {key: x.copy() for key, x in frames.to_arrays().items()}, frames.meta()
+    good = next(steps)
+    bad: Any = [value if i == name else x for i, x in enumerate(good)]
+    with pytest.raises(ValueError, match=message):
+        frames.add(*bad)
+    assert frames.meta() == meta
+    assert all(np.array_equal(x, before[key]) for key, x in frames.to_arrays().items())
+    frames.add(*good)
+    assert frames.since_start[2].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("when", ["first", "later"])
@@ -412,8 +532,10 @@ def test_sampling_never_waits_for_the_gpu(storage: str) -> None:
         samples = everything(frames)
     finally:
         th.cuda.set_sync_debug_mode("default")
-    assert all(x.device.type == "cuda" for x in samples)  # type: ignore[union-attr]
-    assert_same(SkillReplayBufferSamples(*(x.cpu() for x in samples)), everything(stacks))  # type: ignore[union-attr]
+    on_device: list[bool] = []
+    map_tensors(lambda x: on_device.append(x.device.type == "cuda"), samples)
+    assert all(on_device)
+    assert_same(map_tensors(th.Tensor.cpu, samples), everything(stacks))
 
 
 # What an algorithm takes unasked

@@ -10,11 +10,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
+from sb3_metra.algorithms.metra import METRAObjective
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.skills import OneHotPrior, SkillPrior, SpherePrior
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
-from sb3_metra.metra import METRAObjective
 
 ACTIONS = spaces.Box(-1.0, 1.0, (1,), np.float32)
 

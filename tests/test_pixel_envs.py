@@ -436,7 +436,7 @@ def test_every_task_of_the_suite_can_be_made(dmc: Any) -> None:
         ({"terminate_on_back": True}, "terminate_on_back=True goes with upright=True, got upright=False"),
         ({"domain": "walker", "upright": True}, "upright=True needs a body that floats freely, and 'torso' is held"),
         ({"render_mode": "human"}, "render_mode must be None or \"rgb_array\", got 'human'"),
-        ({"width": 0}, "width and height must be at least 1 pixel, got 0 and 240"),
+        ({"width": 0}, "width must be an integer of at least 1, got 0"),
     ],
 )
 def test_suite_refuses_bad_options(dmc: Any, options: dict[str, Any], message: str) -> None:
@@ -547,7 +547,7 @@ def test_a_closed_renderer_says_so(dmc: Any) -> None:
     renderer.close()
     with pytest.raises(RuntimeError, match="render cannot be called after close"):
         renderer.render(env.data, make_camera(env.model, 0))
-    with pytest.raises(ValueError, match="width and height must be at least 1 pixel, got 0 and 64"):
+    with pytest.raises(ValueError, match="width must be an integer of at least 1, got 0"):
         SceneRenderer(env.model, 0, 64)
     env.close()
 
@@ -555,8 +555,13 @@ def test_a_closed_renderer_says_so(dmc: Any) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drawing without a screen is the system's")
 def test_gl_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found: set[str] = set()
-    monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: name if name in found else None)
-    for libraries, expected in (({"EGL", "OSMesa"}, "egl"), ({"OSMesa"}, "osmesa")):
+
+    def load(library: str) -> None:
+        if library not in found:
+            raise OSError(library)
+
+    monkeypatch.setattr(rendering.ctypes, "CDLL", load)
+    for libraries, expected in (({"libEGL.so.1", "libOSMesa.so.8"}, "egl"), ({"libOSMesa.so.8"}, "osmesa")):
         monkeypatch.setenv("MUJOCO_GL", "")
         found = libraries
         assert rendering.choose_gl() == os.environ["MUJOCO_GL"] == expected
@@ -564,8 +569,26 @@ def test_gl_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> N
     assert rendering.choose_gl() == "osmesa"  # what is set is not questioned
     for value, reason in (("", "neither libEGL nor libOSMesa is found"), ("off", "MUJOCO_GL=off turns it off")):
         monkeypatch.setenv("MUJOCO_GL", value)
+        assert rendering.choose_gl() == value
         with pytest.raises(ImportError, match=rf"{reason}.*sudo apt-get install {rendering.GL_PACKAGES}"):
-            rendering.choose_gl()
+            rendering._make_gl_context(64, 64)
+
+
+def test_importing_environments_changes_nothing_outside() -> None:
+    """Neither the process's variables nor another package, until an environment is made."""
+    pytest.importorskip("gymnasium_robotics")
+    program = """
+import os
+before = {**os.environ}
+from gymnasium_robotics.envs.franka_kitchen import franka_env
+function = franka_env.robot_get_obs
+import sb3_metra.envs.dmc, sb3_metra.envs.kitchen, sb3_metra.envs.locomotion
+print({name for name, value in os.environ.items() if before.get(name) != value} - {"PYOPENGL_PLATFORM"})  # MuJoCo's
+print(franka_env.robot_get_obs is function)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.split() == ["set()", "True"], done.stderr
 
 
 every_renderer = pytest.mark.parametrize(
@@ -578,9 +601,9 @@ every_renderer = pytest.mark.parametrize(
 def test_missing_gl_is_explained_when_an_environment_is_made(env_id: str, package: str) -> None:
     pytest.importorskip(package)
     program = f"""
-import ctypes.util
-ctypes.util.find_library = lambda name: None
 import gymnasium, sb3_metra.envs
+from sb3_metra.envs import rendering
+rendering._is_installed = lambda library: False
 gymnasium.make("sb3_metra/PixelPointMass-v0").reset()
 try:
     gymnasium.make("{env_id}")
@@ -762,7 +785,7 @@ def test_what_a_worker_refuses_is_raised_here() -> None:
     ("arguments", "error", "message"),
     [
         ({"n_envs": 0}, ValueError, "n_envs must be an integer of at least 1, got 0"),
-        ({"start_method": "fork"}, ValueError, 'start_method must be "forkserver", "spawn" or None, got "fork"'),
+        ({"start_method": "fork"}, ValueError, "start_method must be 'forkserver', 'spawn' or None, got 'fork'"),
         ({"env_id": "sb3_metra/Nothing-v0"}, gym.error.NameNotFound, "Nothing"),
     ],
 )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import types
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -126,12 +131,12 @@ def test_gradient_steps_see_normalised_observations() -> None:
         return {"nothing": th.zeros(1)}
 
     model.gradient_step = record
-    np.random.seed(5)
+    model.replay_buffer.rng = np.random.default_rng(5)
     model.train(1, batch_size=16)
-    np.random.seed(5)
+    model.replay_buffer.rng = np.random.default_rng(5)
     normalised = model.replay_buffer.sample(16, env=env)
     assert th.equal(seen[0].observations, normalised.observations)
-    np.random.seed(5)
+    model.replay_buffer.rng = np.random.default_rng(5)
     assert not th.equal(seen[0].observations, model.replay_buffer.sample(16).observations)
 
 
@@ -247,9 +252,7 @@ def test_set_env_begins_new_episodes_with_new_skills() -> None:
         model.set_env(scripted_envs(3))
 
 
-def test_an_interrupted_run_goes_on_with_new_episodes() -> None:
-    """After an interruption between a step and its storing, the environment is a step ahead of the model."""
-
+def test_an_interrupted_run_loses_nothing() -> None:
     class Interrupt(BaseCallback):
         def _on_step(self) -> bool:
             if self.num_timesteps == 7:
@@ -260,9 +263,186 @@ def test_an_interrupted_run_goes_on_with_new_episodes() -> None:
     with pytest.raises(KeyboardInterrupt):
         model.learn(50, callback=Interrupt())
     model.learn(20, reset_num_timesteps=False)
+    assert model.replay_buffer.pos == 27
+    check_distinct(check_transitions(model))
+
+
+def test_a_step_that_was_not_stored_begins_new_episodes() -> None:
+    """The environments are a step ahead of the model then."""
+    model = tiny_model(scripted_envs(1), train_freq=1, learning_starts=10_000)
+    add, calls = model.replay_buffer.add, []
+
+    def fail_once(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 7:
+            raise OSError("disk full")
+        add(*args)
+
+    model.replay_buffer.add = fail_once
+    with pytest.raises(OSError, match="disk full"):
+        model.learn(50)
+    model.learn(20, reset_num_timesteps=False)
     found = rows(model)[0]
+    assert len(found) == 26
     assert all(row["there"] == (0, row["here"][1], row["here"][2] + 1) for row in found)
     assert found[6]["here"][2] == 0
+    assert not np.array_equal(found[6]["skill"], found[5]["skill"])
+
+
+def test_a_round_that_a_callback_stops_is_finished_by_the_next_call() -> None:
+    model = tiny_model(scripted_envs(1, (4,)), train_freq=4, learning_starts=8)
+    for _ in range(6):
+        model.learn(1_000, callback=StopTrainingOnMaxEpisodes(1), reset_num_timesteps=False)
+    assert model.num_timesteps == model.replay_buffer.pos == 24
+    assert model._n_updates == 2 * (24 - 8 - 4) // 4  # the last round's gradient steps come with the next call
+    model = tiny_model(scripted_envs(1, (4,)), train_freq=6, learning_starts=0, gradient_steps=-1, batch_size=4)
+    for _ in range(6):
+        model.learn(1_000, callback=StopTrainingOnMaxEpisodes(1), reset_num_timesteps=False)
+    assert (model.num_timesteps, model._n_updates) == (24, 18)
+
+
+# Episodes that begin out of sight, memory that is not ours
+
+
+@pytest.mark.parametrize("who", ["env", "inner", "outer", "evaluation"])
+def test_a_reset_by_somebody_else_begins_new_episodes(who: str) -> None:
+    inner = Scripted(lengths=(1_000,))
+    venv = VecNormalize(DummyVecEnv([lambda: gym.wrappers.TimeLimit(inner, 500)]), norm_obs=False)
+    model = tiny_model(venv, train_freq=5, learning_starts=10_000)
+
+    class ResetBehindItsBack(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 10:
+                if who == "evaluation":
+                    evaluate_policy(self.model, DummyVecEnv([lambda: gym.wrappers.TimeLimit(inner, 5)]), warn=False)
+                else:
+                    {"env": venv.venv.envs[0], "inner": inner, "outer": venv}[who].reset()
+            return True
+
+    model.learn(20, callback=ResetBehindItsBack())
+    inner.reset()
+    model.learn(10, reset_num_timesteps=False)
+    found = rows(model)[0]
+    assert all(row["there"][1:] == (row["here"][1], row["here"][2] + 1) for row in found)
+    assert [i for i, row in enumerate(found) if row["here"][2] == 0] == [0, 10, 20]
+    check_distinct({i: found[i]["skill"] for i in (0, 10, 20)})
+
+
+def test_copies_of_a_watched_environment_are_whole() -> None:
+    env = Scripted()
+    model = tiny_model(env).learn(8)
+    for copied in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        before = env.episode
+        copied.reset()
+        assert (copied.episode, env.episode) == (before + 1, before)
+    assert not model._resets.take()
+    model.set_env(Scripted())
+    model.learn(8)
+    assert "reset" not in vars(env) or env.reset == types.MethodType(Scripted.reset, env)
+
+
+class Batched(VecEnv):
+    """A batched simulator that hands out its own array, and one dictionary for all environments."""
+
+    def __init__(self, n: int = 4) -> None:
+        self.x = np.zeros((n, 2), np.float32)
+        super().__init__(n, spaces.Box(-9, 9, (2,), np.float32), spaces.Box(-1, 1, (2,), np.float32))
+
+    def reset(self) -> np.ndarray:
+        self.x[:] = 0
+        return self.x
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.x += 0.1 * actions
+
+    def step_wait(self) -> Any:
+        self.infos = [{}] * self.num_envs
+        return self.x, np.zeros(self.num_envs), np.zeros(self.num_envs, bool), self.infos
+
+    def close(self) -> None:
+        pass
+
+    def has_attr(self, name: str) -> bool:
+        return False
+
+    def get_attr(self, *args: Any, **kwargs: Any) -> list[Any]:
+        return [None] * self.num_envs
+
+    set_attr = env_method = get_attr
+
+    def env_is_wrapped(self, *args: Any, **kwargs: Any) -> list[bool]:
+        return [False] * self.num_envs
+
+
+def test_a_simulator_that_shares_its_memory() -> None:
+    env = Batched()
+    model = tiny_model(env, learning_starts=10_000).learn(80)
+    buffer = model.replay_buffer
+    moved = buffer.next_observations[:20] - buffer.observations[:20]
+    assert np.allclose(moved, 0.1 * buffer.actions[:20], atol=1e-6)
+    assert np.array_equal(buffer.observations[1:20], buffer.next_observations[:19])
+    assert np.array_equal(buffer.skills[:20], np.tile(model._last_skills, (20, 1, 1)))
+    assert env.infos[0] == {}
+
+
+class InPlace(gym.Env):
+    """Changes the array that it handed out, in ``reset``, too."""
+
+    observation_space, action_space = spaces.Box(-9, 9, (1,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self) -> None:
+        self.x = np.zeros(1, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.x[:] = 0
+        return self.x, {}
+
+    def step(self, action: np.ndarray) -> Any:
+        self.x += 1
+        return self.x, 0.0, False, bool(self.x[0] == 4), {}
+
+
+@pytest.mark.parametrize("make", [InPlace, lambda: DummyVecEnv([InPlace, InPlace])])
+def test_an_environment_that_changes_its_observation_in_place(make: Any) -> None:
+    buffer = tiny_model(make(), learning_starts=10_000).learn(40).replay_buffer
+    moved = buffer.next_observations[: buffer.pos] - buffer.observations[: buffer.pos]
+    assert (moved == 1).all()
+
+
+# Random numbers
+
+
+def test_skills_do_not_come_from_numpys_global_state() -> None:
+    class Old(Scripted):
+        def reset(self, **kwargs: Any) -> Any:
+            np.random.seed(42)
+            return super().reset(**kwargs)
+
+    model = tiny_model(Old(), learning_starts=10_000).learn(60)
+    check_distinct(check_transitions(model))
+
+
+def test_predict_and_evaluation_leave_training_as_it_is() -> None:
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            self.model.predict(self.locals["new_obs"], deterministic=True)
+            self.model.skill_prior.sample(3)
+            return True
+
+    evaluation = EvalCallback(scripted_envs(1), eval_freq=8, n_eval_episodes=2, verbose=0, warn=False)
+    plain, watched = tiny_model().learn(96), tiny_model().learn(96, callback=[evaluation, Look()])
+    assert np.array_equal(plain.replay_buffer.actions, watched.replay_buffer.actions)
+    assert same(state_of(plain), state_of(watched))
+
+
+def test_an_endless_episode_is_reported() -> None:
+    model = tiny_model(Scripted(lengths=(10_000,)), learning_starts=10_000)
+    with pytest.warns(UserWarning, match="one skill .*TimeLimit"):
+        model.learn(1_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(10, reset_num_timesteps=False)
 
 
 # Gradient steps
@@ -336,7 +516,7 @@ def test_the_actors_step_leaves_no_gradient_in_the_critics() -> None:
     model.gradient_step(batch_of(model))
     for parameter in model.critic.parameters():
         parameter.grad = None
-    model._descend(model.actor.optimizer, model.actor_loss, batch_of(model), th.zeros(()))
+    model._step(model.actor.optimizer, model.actor_loss, batch_of(model), th.zeros(()))
     assert all(parameter.grad is None for parameter in model.critic.parameters())
 
 
@@ -360,6 +540,7 @@ class NoSynchronisation(TorchDispatchMode):
         assert "_local_scalar_dense" not in name, f"{name} waits for the device"
         assert "nonzero" not in name, f"{name} waits for the device"
         assert "masked_select" not in name, f"{name} waits for the device"
+        assert "lift_fresh" not in name, f"{name} copies a number of Python's to the device"
         return func(*args, **(kwargs or {}))
 
 

@@ -14,13 +14,14 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.algorithms.metra import METRA
 from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments, registered
+from sb3_metra.envs.rendering import choose_gl
 from sb3_metra.evaluation.coverage import achieved_tasks
 from sb3_metra.evaluation.metrics import has_coordinates, headline, skill_metrics, skill_table
 from sb3_metra.evaluation.report_page.recording import RENDERING_HELP
 from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills, skills_to_show
-from sb3_metra.headless import choose_renderer, drawing_kwargs, follow_body, leave_out_shadows
-from sb3_metra.metra import METRA
+from sb3_metra.headless import drawing_kwargs, follow_body, leave_out_shadows
 
 
 @dataclass
@@ -224,7 +225,7 @@ def film(evaluation: Evaluation, n_skills: int, out: Path) -> Path:
     """
     from sb3_metra.evaluation.video import film_skills
 
-    choose_renderer()
+    choose_gl()
     result = evaluation.result
     env_kwargs = drawing_kwargs(result["env"], 320, 240) | result["env_kwargs"]
     model, env = load_model(Path(result["model"]), result["env"], env_kwargs=env_kwargs)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.algorithms.metra import METRA
 from sb3_metra.commands.loading import load_model, parse_keyword_arguments
 from sb3_metra.evaluation.goals import GOAL_RANGES, evaluate_goals, evaluate_task_goals, sample_goals
-from sb3_metra.metra import METRA
 
 
 def run(arguments: list[str]) -> None:

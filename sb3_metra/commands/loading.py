@@ -9,8 +9,8 @@ import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_metra.algorithms.metra import METRA
 from sb3_metra.envs import find_spec
-from sb3_metra.metra import METRA
 
 
 def load_model(

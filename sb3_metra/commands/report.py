@@ -9,9 +9,10 @@ from typing import Any
 
 from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments, registered
 from sb3_metra.envs import MAX_EPISODE_STEPS
+from sb3_metra.envs.rendering import choose_gl
 from sb3_metra.evaluation.report import Report, write_report
 from sb3_metra.evaluation.report_page.curves import read_curves
-from sb3_metra.headless import choose_renderer, draw_for_films, drawing_kwargs, follow_body
+from sb3_metra.headless import draw_for_films, drawing_kwargs, follow_body
 
 _METRES = [env_id for env_id in MAX_EPISODE_STEPS if "Point" not in env_id]
 
@@ -89,7 +90,7 @@ def report_model(
     :param command: what to name as the command on the page
     :return: what was written
     """
-    choose_renderer()
+    choose_gl()
     path = find_model(path)
     env_kwargs = env_kwargs or {}
     drawing = drawing_kwargs(registered(env_id)) if video else {}

@@ -32,6 +32,18 @@ def check_arguments(model: Any) -> None:
         raise ValueError(f"replay_buffer_class must be a subclass of SkillReplayBuffer, got {buffer_class.__name__}")
 
 
+def check_count(name: str, value: Any) -> None:
+    """
+    Refuse what is not a number of things.
+
+    :param name: the argument to name in the error
+    :param value: what came
+    :raises ValueError: unless it is an integer of at least 1
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
 def parse_target_entropy(target_entropy: str | float, action_dim: int) -> float:
     """
     The entropy that a learnt entropy coefficient aims at.

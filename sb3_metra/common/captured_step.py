@@ -9,7 +9,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_metra.common.type_aliases import SkillReplayBufferSamples
+from sb3_metra.common.type_aliases import SkillReplayBufferSamples, map_tensors
 
 Recorder = Callable[[Callable[[], th.Tensor]], Callable[[], th.Tensor]]
 """Takes a function of no argument, and gives one that does the same on the same memory, without running it."""
@@ -87,7 +87,7 @@ class CapturedStep:
         return self._replay().clone()
 
     def _record(self, batch: SkillReplayBufferSamples, constants: tuple[Any, ...]) -> None:
-        own = _clone(batch)
+        own = map_tensors(th.clone, batch)
         try:
             self._replay = self._recorder(lambda: self._step(own, *constants))
             self._places = _tensors(own)
@@ -111,10 +111,6 @@ class CapturedStep:
 
 
 def _tensors(batch: SkillReplayBufferSamples) -> list[th.Tensor]:
-    parts: list[Any] = [list(x.values()) if isinstance(x, dict) else [x] for x in batch]
-    return [tensor for part in parts for tensor in part]
-
-
-def _clone(batch: SkillReplayBufferSamples) -> SkillReplayBufferSamples:
-    parts: list[Any] = [{k: v.clone() for k, v in x.items()} if isinstance(x, dict) else x.clone() for x in batch]
-    return SkillReplayBufferSamples(*parts)
+    found: list[th.Tensor] = []
+    map_tensors(found.append, batch)
+    return found

@@ -1,11 +1,14 @@
-"""A Lagrange multiplier kept as its logarithm: METRA's lambda and SAC's entropy coefficient are both one."""
+"""Lagrange multipliers kept as their logarithm: METRA's lambda and SAC's entropy coefficient are both one."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch as th
 from torch import nn
+
+from sb3_metra.common.type_aliases import Info
 
 
 class DualVariable(nn.Module):
@@ -14,16 +17,17 @@ class DualVariable(nn.Module):
 
     :param value: initial value, greater than 0 (0 is allowed for one that is not learnt)
     :param learnable: whether gradient descent changes it
-    :param name: the argument to name in an error
+    :param name: the argument that its value comes from
     """
 
     log_value: th.Tensor
 
     def __init__(self, value: float, learnable: bool = True, name: str = "value") -> None:
         super().__init__()
-        if not math.isfinite(value) or value < 0 or (learnable and value == 0):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0 or (learnable and value == 0):
             raise ValueError(f"{name} must be a finite number greater than 0, got {value!r}")
-        self.learnable = learnable
+        self.learnable, self.name = learnable, name
         log_value = th.tensor([value], dtype=th.float32).log()
         if learnable:
             self.log_value = nn.Parameter(log_value)
@@ -60,3 +64,45 @@ class DualVariable(nn.Module):
         """
         mean = slack.detach().mean()
         return (self.log_value * mean).sum() if self.learnable else th.zeros_like(mean)
+
+
+class DualConstraint(DualVariable):
+    """
+    A multiplier lambda for the constraint ||dphi||^2 <= bound, with slack epsilon (METRA paper, algorithm 1).
+
+    With bound 1 it is METRA's constraint; with a learnt distance between s and s' it is CSD's.
+
+    :param value: initial lambda
+    :param slack: epsilon, the most that a transition within its bound counts
+    :param norm: squared norm: ``"sum"`` over the dimensions of phi, as in the paper, or their ``"mean"``, as in the
+        authors' code, which allows sqrt(dim) times the distance
+    """
+
+    def __init__(self, value: float, slack: float, norm: Literal["sum", "mean"] = "sum") -> None:
+        super().__init__(value, name="dual_lambda")
+        if norm not in ("sum", "mean"):
+            raise ValueError(f'constraint_norm must be "sum" or "mean", got {norm!r}')
+        if isinstance(slack, (bool, str)) or not math.isfinite(slack) or slack < 0:
+            raise ValueError(f"dual_slack must be a finite number of at least 0, got {slack!r}")
+        self.slack, self.norm = slack, norm
+
+    def forward(self, displacement: th.Tensor, bound: float | th.Tensor = 1.0) -> tuple[th.Tensor, th.Tensor, Info]:
+        """
+        What phi maximises for the constraint, and what lambda minimises.
+
+        :param displacement: dphi, (batch, dim)
+        :param bound: the largest squared norm that is allowed, a number or (batch,)
+        :return: lambda min(epsilon, bound - ||dphi||^2), (batch,), without gradient to lambda; the loss of lambda; both
+            to log
+        """
+        squares = displacement.square()
+        squared_norm = squares.sum(dim=1) if self.norm == "sum" else squares.mean(dim=1)
+        slack = (bound - squared_norm).clamp(max=self.slack)
+        loss = self.loss(slack)
+        info = {
+            "dual_loss": loss.detach(),
+            "dual_lambda": self.value,
+            "constraint_slack": slack.detach(),
+            "constraint_violation": (slack.detach() < 0).float(),
+        }
+        return self.value * slack, loss, info

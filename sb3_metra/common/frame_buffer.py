@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
+from sb3_metra.common.arrays import Signature, flatten, to_device
+from sb3_metra.common.buffers import FROM_ENV, DictSkillReplayBuffer, SkillReplayBuffer
+from sb3_metra.common.checks import as_stored
+from sb3_metra.common.type_aliases import Observations
 
 try:
     import psutil  # type: ignore[import-untyped]
@@ -91,10 +95,8 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
     @property
     def nbytes(self) -> int:
         """Bytes of everything that is kept, once it is allocated."""
-        arrays = [self.actions, self.rewards, self.dones, self.timeouts, self.skills, self._ages, self._aside]
-        for by_key in (self.observations, self.next_observations, self._newest, self._frames, self._last_frames):
-            arrays += by_key.values()
-        return sum(array.nbytes for array in arrays)
+        arrays = self._rows() | flatten({"frames": self._frames, "last": self._last_frames, "newest": self._newest})
+        return sum(array.nbytes for array in arrays.values())
 
     def __str__(self) -> str:
         where = self._where or self._choose_storage()
@@ -135,11 +137,12 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
 
     def _grown(self, stored: Any, shape: tuple[int, ...]) -> th.Tensor:
         """A tensor in the chosen memory with at least this many rows that begins with those stored."""
-        if stored is not None and len(stored) >= shape[0]:
-            return th.as_tensor(stored).to(self._where)
-        grown = th.empty(shape, dtype=th.uint8, device=self._where)
+        n_stored = 0 if stored is None else len(stored)
+        if isinstance(stored, th.Tensor) and n_stored >= shape[0]:
+            return stored
+        grown = th.empty((max(shape[0], n_stored), *shape[1:]), dtype=th.uint8, device=self._where)
         if stored is not None:
-            grown[: len(stored)] = th.as_tensor(stored)
+            grown[:n_stored] = th.as_tensor(stored)
         return grown
 
     # Adding
@@ -156,18 +159,23 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         """
         As :meth:`SkillReplayBuffer.add <sb3_metra.common.buffers.SkillReplayBuffer.add>`.
 
-        :raises ValueError: where s and s' are not such stacks, or s' is not finite; nothing is kept then
+        :raises ValueError: as there, or where s and s' are not such stacks; nothing is kept then
         """
         images, next_images = self._images(obs), self._images(next_obs)
         starts = self._find_starts(images)
         self._check_stacks(images, next_images, starts)
+        plain, next_plain = (x if isinstance(x, dict) else {} for x in (obs, next_obs))
+        step = self._checked(plain, next_plain, action, reward, done, infos)
         self._allocate()
         row = self.pos
-        plain, next_plain = ({key: x[key] for key in self.observations} for x in (obs, next_obs))
-        super().add(plain, next_plain, action, reward, done, infos)
+        breaks = self._find_breaks(step["observations"])
+        if starts.any() or breaks is not None:
+            self.end_episodes(starts if breaks is None else starts | breaks)
+        self._keep(step)
         if starts.any():
             self._start_episodes(row - 1, np.flatnonzero(starts), images)
-        self._free_places += self._aside[row][self._aside[row] >= 0].tolist()
+        for place in self._aside[row][self._aside[row] >= 0].tolist():
+            heapq.heappush(self._free_places, place)
         self._aside[row] = -1
         self._ages[row] = np.where(starts, 0, np.minimum(self._ages[row - 1] + 1, self.n_stack - 1))
         for key, frames in self._frames.items():
@@ -177,7 +185,13 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         self._added += 1
 
     def _images(self, obs: Any) -> dict[str, np.ndarray]:
-        return {key: obs[key] if isinstance(obs, dict) else obs for key in self._shapes}
+        if not isinstance(self.observation_space, spaces.Dict):
+            obs = {_ONLY: obs}
+        elif not isinstance(obs, dict) or not obs.keys() >= self._shapes.keys():
+            got = list(obs) if isinstance(obs, dict) else type(obs).__name__
+            raise ValueError(f"observation must be a dict with {list(self._shapes)}, got {got}")
+        shapes = {key: (self.n_envs, self.n_stack * shape[0], *shape[1:]) for key, shape in self._shapes.items()}
+        return {key: as_stored(obs[key], key, shape, np.dtype(np.uint8), FROM_ENV) for key, shape in shapes.items()}
 
     def _find_starts(self, images: dict[str, np.ndarray]) -> np.ndarray:
         """Where s is not s' of the step before, a new episode begins, whether or not the last one came to its end."""
@@ -207,7 +221,7 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         """Put s' of the row before aside, whose place in the ring goes to the first frames of the new episodes."""
         place = self._added % self._ring
         if self._added > 0:
-            places = [self._free_places.pop() if self._free_places else self._new_place() for _ in envs]
+            places = [heapq.heappop(self._free_places) if self._free_places else self._new_place() for _ in envs]
             self._aside[row, envs] = places
             for key, frames in self._frames.items():
                 self._last_frames[key][places] = frames[place, envs]
@@ -227,62 +241,126 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
     def _gather_observations(
         self, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None
     ) -> tuple[Any, Any]:
-        self._allocate()
-        index = self._index_frames(batch_inds, env_inds)
-        observations, next_observations = super()._gather_observations(batch_inds, env_inds, env)
-        for key in self._shapes:
-            observations[key], next_observations[key] = self._gather_stacks(key, *index)
-        if isinstance(self.observation_space, spaces.Dict):
-            return observations, next_observations
-        return observations[_ONLY], next_observations[_ONLY]
+        """s and s', as two views of the frames that they share."""
+        observations = super()._gather_one("observations", batch_inds, env_inds, env)
+        next_observations = super()._gather_one("next_observations", batch_inds, env_inds, env)
+        frames = self._gather_frames(batch_inds, env_inds, 0, self.n_stack + 1)
+        for key, x in frames.items():
+            channels = self._shapes[key][0]
+            observations[key], next_observations[key] = x[:, :-channels], x[:, channels:]
+        return self._as_given(observations), self._as_given(next_observations)
 
-    def _index_frames(self, batch_inds: np.ndarray, env_inds: np.ndarray) -> list[th.Tensor]:
-        """Places of the ``n_stack + 1`` frames of s and s'; which s' ended an episode, and its frame's place aside."""
+    def _gather_one(
+        self,
+        name: Literal["observations", "next_observations"],
+        batch_inds: np.ndarray,
+        env_inds: np.ndarray,
+        env: VecNormalize | None,
+    ) -> Any:
+        observations = super()._gather_one(name, batch_inds, env_inds, env)
+        first = 0 if name == "observations" else 1
+        frames = self._gather_frames(batch_inds, env_inds, first, first + self.n_stack)
+        return self._as_given(observations | frames)
+
+    def _as_given(self, observations: dict[str, th.Tensor]) -> Observations:
+        return observations if isinstance(self.observation_space, spaces.Dict) else observations[_ONLY]
+
+    def _gather_frames(
+        self, batch_inds: np.ndarray, env_inds: np.ndarray, first: int, end: int
+    ) -> dict[str, th.Tensor]:
+        """Some of the ``n_stack + 1`` frames of s and s' in their order, by key."""
+        self._allocate()
+        assert self._where is not None
         steps = self._added - 1 - (self._added - 1 - batch_inds) % self.buffer_size
         back = np.minimum(np.arange(self.n_stack)[::-1], self._ages[batch_inds, env_inds][:, None])
-        frames = np.concatenate([steps[:, None] - back, steps[:, None] + 1], axis=1) % self._ring
+        frames = np.concatenate([steps[:, None] - back, steps[:, None] + 1], axis=1)[:, first:end] % self._ring
         aside = self._aside[batch_inds, env_inds].astype(np.int64)
-        ended = np.flatnonzero(aside >= 0)
+        ended = np.flatnonzero(aside >= 0) if end > self.n_stack else np.empty(0, dtype=np.int64)
         index = ((frames * self.n_envs + env_inds[:, None]).ravel(), ended, aside[ended])
-        assert self._where is not None
-        return [th.as_tensor(x).to(self._where, non_blocking=self._where.type == "cuda") for x in index]
+        moved = [to_device(x, self._where) for x in index]
+        return {key: self._gather_stacks(key, end - first, *moved) for key in self._shapes}
 
     def _gather_stacks(
-        self, key: str, index: th.Tensor, ended: th.Tensor, aside: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """s and s', (batch, channels, height, width), as two views of the frames that they share."""
+        self, key: str, n_frames: int, index: th.Tensor, ended: th.Tensor, aside: th.Tensor
+    ) -> th.Tensor:
+        """
+        Several frames of each transition, one behind the other along the channels.
+
+        :param key: of the images
+        :param n_frames: number of frames of a transition
+        :param index: their places, (batch * n_frames,)
+        :param ended: transitions whose last frame lies aside
+        :param aside: its place there
+        """
         shape = self._shapes[key]
         pinned = self.device.type == "cuda" and index.device.type == "cpu"
         frames = th.empty((len(index), *shape), dtype=th.uint8, device=index.device, pin_memory=pinned)
         th.index_select(self._frames[key].flatten(0, 1), 0, index, out=frames)
-        frames = frames.view(-1, self.n_stack + 1, *shape)
+        frames = frames.view(len(index) // n_frames, n_frames, *shape)
         frames[:, -1].index_copy_(0, ended, self._last_frames[key].index_select(0, aside))
-        frames = frames.to(self.device, non_blocking=self.device.type == "cuda").flatten(1, 2)
-        return frames[:, : -shape[0]], frames[:, shape[0] :]
+        return frames.to(self.device, non_blocking=self.device.type == "cuda").flatten(1, 2)
 
     # Saving
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Only what is filled."""
+    _ROWS = (*DictSkillReplayBuffer._ROWS, "_ages", "_aside")
+    _FREE = DictSkillReplayBuffer._FREE | {"added", "n_places"}
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return super().to_arrays() | flatten(self._filled_frames() | {"newest": self._newest})
+
+    def _filled_frames(self) -> dict[str, dict[str, np.ndarray]]:
         if self._added > 0:
             self._allocate()
-        state, size = self.__dict__.copy(), self.size()
-        for name in _BY_ROW:
-            state[name] = _map(lambda x: x[:size], state[name])
-        state["_frames"] = _map(lambda x: x[: self._added + 1].cpu().numpy(), self._frames)
-        state["_last_frames"] = _map(lambda x: x[: self._n_places].cpu().numpy(), self._last_frames)
-        return state | {"_where": None}  # chosen anew where it is loaded
+        kept = {"frames": (self._frames, self._added + 1), "last_frames": (self._last_frames, self._n_places)}
+        return {name: {key: x[:n].cpu().numpy() for key, x in held.items()} for name, (held, n) in kept.items()}
+
+    def meta(self) -> dict[str, Any]:
+        return super().meta() | {"n_stack": self.n_stack, "added": self._added, "n_places": self._n_places}
+
+    def _check_saved(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        super()._check_saved(meta, arrays)
+        added, aside = meta["added"], arrays["aside"][arrays["aside"] >= 0]
+        if (meta["pos"], meta["full"]) != (added % meta["buffer_size"], added >= meta["buffer_size"]):
+            raise ValueError(f"replay buffer must have added that leads to pos {meta['pos']}, got {added}")
+        if (aside >= meta["n_places"]).any() or len(np.unique(aside)) < len(aside):
+            raise ValueError(f"replay buffer must hold different numbers below {meta['n_places']} as aside, got others")
+
+    def _signatures(self, meta: Mapping[str, Any]) -> dict[str, Signature]:
+        signatures = super()._signatures(meta)
+        n_frames = min(meta["added"] + 1, meta["buffer_size"] + self.n_stack)
+        for key, (channels, *size) in self._shapes.items() if meta["added"] > 0 else ():
+            signatures |= {
+                f"frames/{key}": ((n_frames, self.n_envs, channels, *size), np.dtype(np.uint8)),
+                f"last_frames/{key}": ((meta["n_places"], channels, *size), np.dtype(np.uint8)),
+                f"newest/{key}": ((self.n_envs, self.n_stack * channels, *size), np.dtype(np.uint8)),
+            }
+        return signatures
+
+    def _take_saved(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        super()._take_saved(meta, arrays)
+        self._aside[self.size() :] = -1
+        self._ring = self.buffer_size + self.n_stack
+        self._added, self._n_places = meta["added"], meta["n_places"]
+        self._free_places = sorted(set(range(self._n_places)) - set(self._aside.ravel().tolist()))
+        keys = self._shapes if self._added > 0 else ()
+        self._frames, self._last_frames, self._newest = (
+            {key: arrays[f"{name}/{key}"] for key in keys} for name in ("frames", "last_frames", "newest")
+        )
+        self._newest = {key: x.copy() for key, x in self._newest.items()}
+        self._where = None  # chosen anew, for another size
+        if self._added > 0:
+            self._allocate()
+
+    def __getstate__(self) -> dict[str, Any]:
+        frames = {f"_{name}": by_key for name, by_key in self._filled_frames().items()}
+        return super().__getstate__() | frames | {"_where": None}  # chosen anew where it is loaded
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        for name in _BY_ROW:
-            setattr(self, name, _map(self._refill, state[name]))
+        super().__setstate__(state)
         self._aside[self.size() :] = -1
 
-    def _refill(self, filled: np.ndarray) -> np.ndarray:
-        array = np.zeros((self.buffer_size, *filled.shape[1:]), filled.dtype)
-        array[: len(filled)] = filled
-        return array
+    def _ends(self) -> np.ndarray:
+        return super()._ends() | (self._aside >= 0)
 
 
 def choose_buffer(
@@ -306,13 +384,6 @@ def choose_buffer(
         told = env is not None and env.has_attr("frame_stack")
         kwargs = kwargs | {"n_stack": env.get_attr("frame_stack", 0)[0] if told and env is not None else 1}
     return buffer_class, kwargs
-
-
-_BY_ROW = ["observations", "next_observations", "actions", "rewards", "dones", "timeouts", "skills", "_ages", "_aside"]
-
-
-def _map(function: Callable[[Any], Any], arrays: Any) -> Any:
-    return {key: function(x) for key, x in arrays.items()} if isinstance(arrays, dict) else function(arrays)
 
 
 def _find_images(everything: dict[str, spaces.Space], n_stack: int) -> dict[str, spaces.Box]:

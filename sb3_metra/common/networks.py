@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from torch import nn
 
@@ -79,9 +79,14 @@ class PixelEncoder(BaseFeaturesExtractor):
         layers: list[nn.Module] = [first, nn.ELU()]
         for i in range(3):
             layers += [nn.Conv2d(depth << i, depth << (i + 1), kernel_size=4, stride=2), nn.ELU()]
-        self.memory_format = th.channels_last if channels_last else th.contiguous_format
+        self.channels_last = channels_last
         self.cnn: nn.Module = nn.Sequential(*layers, nn.Flatten())
         self.cnn.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # PyTorch's signature lacks it
+
+    @property
+    def memory_format(self) -> th.memory_format:
+        """How images lie in memory."""
+        return th.channels_last if self.channels_last else th.contiguous_format
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.cnn(observations.contiguous(memory_format=self.memory_format))
@@ -183,7 +188,51 @@ class Representation(BaseModel):
         :param next_observations: s', (batch, \\*obs_shape)
         :return: (batch, dim)
         """
-        return self(next_observations) - self(observations)
+        here = self(observations)
+        return self(next_observations) - here
+
+
+def make_mlp(
+    input_dim: int, output_dim: int, net_arch: list[int] | None = None, activation_fn: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """
+    A multilayer perceptron with phi's initial weights.
+
+    :param input_dim: components of its input
+    :param output_dim: components of its output
+    :param net_arch: units of each hidden layer (default: ``[1024, 1024]``)
+    :param activation_fn: non-linearity of the hidden layers
+    """
+    hidden = [1024, 1024] if net_arch is None else net_arch
+    network = nn.Sequential(*create_mlp(input_dim, output_dim, hidden, activation_fn))
+    initialize(network, nn.init.xavier_uniform_)
+    return network
+
+
+def flatten_state(observations: Observations) -> th.Tensor:
+    """
+    Prepared observations as one vector each.
+
+    :param observations: (batch, \\*obs_shape), or a dictionary of them
+    :return: (batch, :func:`state_dim`)
+    """
+    if isinstance(observations, dict):
+        return th.cat([observations[key].flatten(1) for key in sorted(observations)], dim=1)
+    return observations.flatten(1)
+
+
+def state_dim(space: spaces.Space, method: str) -> int:
+    """
+    Components of a state as one vector.
+
+    :param space: the environment's observations
+    :param method: the method that predicts states, to name in an error
+    :raises ValueError: if there are images among the observations
+    """
+    parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
+    if any(is_image_space(part) for part in parts):
+        raise ValueError(f"observation_space must hold vectors for {method}, which predicts states, got {space}")
+    return sum(get_flattened_obs_dim(part) for part in parts)
 
 
 def prepare(observations: Any, space: spaces.Space, normalize_images: bool = True) -> Any:

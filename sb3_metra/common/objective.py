@@ -15,6 +15,8 @@ class SkillObjective(nn.Module, ABC):
     """
     A method of skill discovery: it knows no policy, no loop and no logger.
 
+    A gradient step calls :meth:`loss` in training mode and :meth:`reward` in evaluation mode.
+
     :param prior: the prior p(z) of the skills in the batches
     """
 
@@ -37,5 +39,13 @@ class SkillObjective(nn.Module, ABC):
         The intrinsic reward of each transition under the current parameters.
 
         :param batch: transitions
-        :return: (batch, 1), without gradient
+        :return: (batch, critic_dim), without gradient; with successor features the reward is its product with the skill
         """
+
+    def relabel(self, batch: SkillReplayBufferSamples) -> SkillReplayBufferSamples:
+        """
+        The transitions with the skills that the policy learns with: those of the rollout, unless a method says others.
+
+        :param batch: transitions
+        """
+        return batch

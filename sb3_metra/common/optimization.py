@@ -8,17 +8,24 @@ from contextlib import contextmanager
 import torch as th
 
 
-def descend(optimizer: th.optim.Optimizer, loss: th.Tensor, failed: th.Tensor) -> None:
+def step(optimizer: th.optim.Optimizer, loss: th.Tensor, failed: th.Tensor) -> None:
     """
-    Take an optimiser step on a loss, for that optimiser's parameters alone, unless a loss failed to be finite.
+    Take an optimiser step on a loss, for that optimiser's parameters alone, unless something fails to be finite.
+
+    A gradient whose squares sum to more than single precision holds counts as not finite: the optimiser's moments would
+    not be.
 
     :param optimizer: any; fused ones skip a step on the device, for others the device is asked
     :param loss: scalar
-    :param failed: scalar on the device that becomes 1 at the first loss that is not finite, from where on nothing moves
+    :param failed: scalar on the device that becomes 1 at the first loss or gradient that is not finite; from then on
+        nothing moves
     """
     optimizer.zero_grad()
-    loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
-    failed.logical_or_(~loss.detach().isfinite())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    loss.backward(inputs=parameters)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = th.stack(th._foreach_norm(gradients)) if gradients else loss.detach().reshape(1)
+    failed.logical_or_(~(loss.detach() + norms.square().sum()).isfinite())
     if is_fused(optimizer):
         optimizer.found_inf = failed  # type: ignore[attr-defined]  # the fused step looks at it on the device
         optimizer.step()

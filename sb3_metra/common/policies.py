@@ -89,6 +89,8 @@ class SkillCritic(BaseModel):
     :param n_critics: number of Q-functions
     :param activation_fn: non-linearity of the hidden layers
     :param normalize_images: divide images by 255
+    :param critic_dim: outputs of each: 1 for a value, skill_dim for successor features
+    :param layer_norm: normalise each hidden layer before its non-linearity
     """
 
     def __init__(
@@ -100,12 +102,16 @@ class SkillCritic(BaseModel):
         n_critics: int = 2,
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
+        critic_dim: int = 1,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__(observation_space, action_space, normalize_images=normalize_images)
         self.encoders = nn.ModuleList(features_extractors)
         input_dim = features_extractors[0].features_dim + get_action_dim(action_space)
+        norms: list[type[nn.Module]] = [nn.LayerNorm] if layer_norm else []
         self.q_networks = nn.ModuleList(
-            nn.Sequential(*create_mlp(input_dim, 1, net_arch, activation_fn)) for _ in range(n_critics)
+            nn.Sequential(*create_mlp(input_dim, critic_dim, net_arch, activation_fn, post_linear_modules=norms))
+            for _ in range(n_critics)
         )
         initialize(self.q_networks, nn.init.xavier_normal_)
 
@@ -113,7 +119,7 @@ class SkillCritic(BaseModel):
         """
         :param obs: observation and skill, each (batch, ...)
         :param actions: in [-1, 1], (batch, action_dim)
-        :return: for each Q-function its values, (batch, 1)
+        :return: for each Q-function its values, (batch, critic_dim)
         """
         inputs = prepare(obs, self.observation_space, self.normalize_images)
         features = [th.cat([encoder(inputs), actions], dim=1) for encoder in self.encoders]
@@ -142,6 +148,11 @@ class SkillPolicy(BasePolicy):
         (the authors' code: 0.1)
     :param n_critics: number of Q-functions
     :param share_critic_encoder: one encoder of the observation for all Q-functions instead of one for each
+    :param layer_norm: normalise the critics' hidden layers before their non-linearity (GenDa, arXiv 2607.00392)
+    :param critic_dim: outputs of each critic, set by the algorithm
+    :param actor_extractor_class: extractor for the observation that the actor has instead, such as
+        :class:`~sb3_metra.common.extractors.HiddenComponents`
+    :param actor_extractor_kwargs: its keyword arguments
     """
 
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
@@ -167,6 +178,10 @@ class SkillPolicy(BasePolicy):
         actor_gain: float = 0.1,
         n_critics: int = 2,
         share_critic_encoder: bool = False,
+        layer_norm: bool = False,
+        critic_dim: int = 1,
+        actor_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        actor_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
         extractor_class = self.default_extractor if features_extractor_class is None else features_extractor_class
         extractor_kwargs = dict(features_extractor_kwargs or {})
@@ -190,6 +205,9 @@ class SkillPolicy(BasePolicy):
         self.actor_gain = actor_gain
         self.n_critics = n_critics
         self.share_critic_encoder = share_critic_encoder
+        self.layer_norm = layer_norm
+        self.critic_dim = critic_dim
+        self.actor_extractor_class, self.actor_extractor_kwargs = actor_extractor_class, actor_extractor_kwargs
         skill_space = spaces.Box(-np.inf, np.inf, (skill_prior.dim,), np.float32)
         self.conditioned_space = spaces.Dict({"observation": observation_space, "skill": skill_space})
         self._build(lr_schedule)
@@ -217,7 +235,8 @@ class SkillPolicy(BasePolicy):
         :param module: any module
         :param learning_rate: initial learning rate
         """
-        return self.optimizer_class(module.parameters(), lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return self.optimizer_class(learnt, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def make_extractor(self) -> SkillExtractor:
         """A new extractor for S x Z."""
@@ -225,7 +244,11 @@ class SkillPolicy(BasePolicy):
 
     def make_actor(self) -> SkillActor:
         """A new actor with the paper's initial weights: its output layer's are a tenth of xavier-normal."""
-        extractor = self.make_extractor()
+        if self.actor_extractor_class is None:
+            extractor = self.make_extractor()
+        else:
+            own = self.actor_extractor_kwargs or {}
+            extractor = SkillExtractor(self.conditioned_space, self.actor_extractor_class, own)
         actor = SkillActor(
             self.conditioned_space,
             self.action_space,  # type: ignore[arg-type]
@@ -250,6 +273,8 @@ class SkillPolicy(BasePolicy):
             self.n_critics,
             self.activation_fn,
             self.normalize_images,
+            self.critic_dim,
+            self.layer_norm,
         )
 
     def prepare(self, observations: Observations) -> Observations:
@@ -264,6 +289,16 @@ class SkillPolicy(BasePolicy):
             assert isinstance(observations, th.Tensor)
             observations = observations.contiguous(memory_format=extractor.memory_format)  # while it is bytes
         return prepare(observations, self.observation_space, self.normalize_images)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        As SB3's, but rounding takes no action out of its bounds.
+
+        :param scaled_action: in [-1, 1], (n, \\*action_shape)
+        :return: in the action space, in its dtype
+        """
+        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
+        return np.clip(super().unscale_action(scaled_action), low, high).astype(self.action_space.dtype)
 
     @staticmethod
     def condition(observations: Observations, skills: th.Tensor) -> dict[str, Any]:
@@ -354,6 +389,10 @@ class SkillPolicy(BasePolicy):
             "actor_gain",
             "n_critics",
             "share_critic_encoder",
+            "layer_norm",
+            "critic_dim",
+            "actor_extractor_class",
+            "actor_extractor_kwargs",
         ]
         constants = {"lr_schedule": self._dummy_schedule}
         return super()._get_constructor_parameters() | constants | {name: getattr(self, name) for name in names}

@@ -1,4 +1,4 @@
-"""The skill z and its prior p(z): sampling, checking and the direction a skill asks phi to move in."""
+"""The skill z and its prior p(z): sampling, checking and the direction that a skill asks phi to move in."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ class SkillPrior(ABC):
     """
     The distribution p(z) that skills are drawn from, one per episode.
 
+    Rollouts draw with the algorithm's generator. Everybody else draws with the prior's own one, ``rng``, so that a
+    ``predict`` or an evaluation leaves training as it is. Neither is NumPy's global state.
+
     :param dim: number of components of a skill, at least 1
     """
 
@@ -28,9 +31,19 @@ class SkillPrior(ABC):
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
             raise ValueError(f"skill_dim must be an integer of at least 1, got {dim!r}")
         self.dim = int(dim)
+        self.rng = np.random.default_rng()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(dim={self.dim})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SkillPrior) and type(self) is type(other) and self.dim == other.dim
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.dim))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {"rng": np.random.default_rng()} | state  # files of before 0.2 have no generator
 
     @abstractmethod
     def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
@@ -38,17 +51,18 @@ class SkillPrior(ABC):
         Draw skills from p(z).
 
         :param n: number of skills
-        :param rng: NumPy generator to draw with; ``None`` for NumPy's global state, which SB3 seeds
+        :param rng: generator to draw with; ``None``: the prior's own
         :return: skills, (n, dim), float32
         """
 
     @abstractmethod
-    def log_prob(self, skills: th.Tensor) -> th.Tensor:
+    def draw(self, n: int, device: th.device | str = "cpu") -> th.Tensor:
         """
-        Log density (discrete: log probability) of valid skills.
+        Draw skills from p(z) inside a gradient step, with PyTorch's generator, which CUDA graphs can record.
 
-        :param skills: (batch, dim)
-        :return: (batch,)
+        :param n: number of skills
+        :param device: where they are needed
+        :return: skills, (n, dim)
         """
 
     @abstractmethod
@@ -58,9 +72,31 @@ class SkillPrior(ABC):
 
         With ``direction = phi(goal) - phi(s)`` this is zero-shot goal reaching (METRA paper, section 5.4).
 
-        :param direction: (..., dim)
+        :param direction: (..., dim), finite
         :return: skills, same shape, float32; a zero direction gives a valid skill, too
+        :raises ValueError: if the direction has another dimension or is not finite
         """
+
+    @abstractmethod
+    def from_action(self, actions: np.ndarray) -> np.ndarray:
+        """
+        The skills that a controller means by its actions.
+
+        :param actions: continuous priors: (n, dim) in [-1, 1]; discrete ones: (n,), numbers of skills
+        :return: (n, dim), float32
+        """
+
+    def _generator(self, rng: Random | None) -> Any:
+        return self.rng if rng is None else rng
+
+    def _direction(self, direction: np.ndarray) -> np.ndarray:
+        """Check a direction."""
+        array = np.asarray(direction, dtype=np.float64)
+        if array.ndim < 1 or array.shape[-1] != self.dim:
+            raise ValueError(f"direction must have shape (..., {self.dim}), got {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"direction must be finite, got {array.reshape(-1, self.dim)[:4].tolist()}")
+        return array
 
     @abstractmethod
     def _violation(self, skills: np.ndarray) -> str | None:
@@ -110,16 +146,18 @@ class SpherePrior(SkillPrior):
     """
 
     def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
-        draws = _global_if_none(rng).standard_normal((n, self.dim))
+        draws = self._generator(rng).standard_normal((n, self.dim))
         return (draws / np.linalg.norm(draws, axis=-1, keepdims=True)).astype(np.float32)
 
-    def log_prob(self, skills: th.Tensor) -> th.Tensor:
-        # minus the log of the sphere's area, 2 pi^(d/2) / Gamma(d/2)
-        half = self.dim / 2
-        return skills.new_full((len(skills),), math.lgamma(half) - math.log(2.0) - half * math.log(math.pi))
+    def draw(self, n: int, device: th.device | str = "cpu") -> th.Tensor:
+        draws = th.randn(n, self.dim, device=device)
+        return draws / draws.norm(dim=1, keepdim=True)
 
     def toward(self, direction: np.ndarray) -> np.ndarray:
-        return _unit(direction)
+        return _unit(self._direction(direction))
+
+    def from_action(self, actions: np.ndarray) -> np.ndarray:
+        return _unit(actions)
 
     def _violation(self, skills: np.ndarray) -> str | None:
         norms = np.linalg.norm(skills, axis=-1)
@@ -134,17 +172,44 @@ class GaussianPrior(SkillPrior):
     """
 
     def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
-        return _global_if_none(rng).standard_normal((n, self.dim)).astype(np.float32)
+        return self._generator(rng).standard_normal((n, self.dim)).astype(np.float32)
 
-    def log_prob(self, skills: th.Tensor) -> th.Tensor:
-        return -0.5 * (skills.square() + math.log(2 * math.pi)).sum(dim=-1)
+    def draw(self, n: int, device: th.device | str = "cpu") -> th.Tensor:
+        return th.randn(n, self.dim, device=device)
 
     def toward(self, direction: np.ndarray) -> np.ndarray:
         # <direction, z> is unbounded here: take the norm that draws typically have
-        return _unit(direction) * np.float32(math.sqrt(self.dim))
+        return _unit(self._direction(direction)) * np.float32(math.sqrt(self.dim))
+
+    def from_action(self, actions: np.ndarray) -> np.ndarray:
+        return 2.0 * np.asarray(actions, dtype=np.float32)  # an action of 1 is two standard deviations
 
     def _violation(self, skills: np.ndarray) -> str | None:
         return None
+
+
+class UniformPrior(SkillPrior):
+    """
+    Skills uniform in [-1, 1]^dim, as DADS has them.
+
+    :param dim: number of components of a skill, at least 1
+    """
+
+    def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
+        return self._generator(rng).uniform(-1.0, 1.0, (n, self.dim)).astype(np.float32)
+
+    def draw(self, n: int, device: th.device | str = "cpu") -> th.Tensor:
+        return 2.0 * th.rand(n, self.dim, device=device) - 1.0
+
+    def toward(self, direction: np.ndarray) -> np.ndarray:
+        return np.where(self._direction(direction) < 0, -1.0, 1.0).astype(np.float32)
+
+    def from_action(self, actions: np.ndarray) -> np.ndarray:
+        return np.asarray(actions, dtype=np.float32)
+
+    def _violation(self, skills: np.ndarray) -> str | None:
+        inside = np.abs(skills).max(initial=0.0) <= 1.0 + _TOLERANCE
+        return None if inside else "must lie in [-1, 1]"
 
 
 class OneHotPrior(SkillPrior):
@@ -165,7 +230,7 @@ class OneHotPrior(SkillPrior):
             raise ValueError("skill_dim must be at least 2 with discrete skills, got 1: one skill cannot differ")
 
     def sample(self, n: int, rng: Random | None = None) -> np.ndarray:
-        return self._one_hot(_global_if_none(rng).choice(self.dim, size=n))
+        return self._one_hot(self._generator(rng).choice(self.dim, size=n))
 
     def evaluation_skills(self, n: int, rng: Random | None = None) -> np.ndarray:
         return self._one_hot(np.arange(n) % self.dim)
@@ -173,11 +238,14 @@ class OneHotPrior(SkillPrior):
     def embed(self, skills: th.Tensor) -> th.Tensor:
         return (skills * self.dim - 1.0) / (self.dim - 1.0)
 
-    def log_prob(self, skills: th.Tensor) -> th.Tensor:
-        return skills.new_full((len(skills),), -math.log(self.dim))
+    def draw(self, n: int, device: th.device | str = "cpu") -> th.Tensor:
+        return th.eye(self.dim, device=device)[th.randint(self.dim, (n,), device=device)]
 
     def toward(self, direction: np.ndarray) -> np.ndarray:
-        return self._one_hot(np.argmax(direction, axis=-1))
+        return self._one_hot(np.argmax(self._direction(direction), axis=-1))
+
+    def from_action(self, actions: np.ndarray) -> np.ndarray:
+        return self._one_hot(np.asarray(actions, dtype=np.int64))
 
     def _violation(self, skills: np.ndarray) -> str | None:
         one_hot = ((skills == 0.0) | (skills == 1.0)).all() and (skills.sum(axis=-1) == 1.0).all()
@@ -198,11 +266,6 @@ def make_prior(skill_dim: int, discrete: bool = False, unit_skills: bool = True)
     if discrete:
         return OneHotPrior(skill_dim)
     return SpherePrior(skill_dim) if unit_skills else GaussianPrior(skill_dim)
-
-
-def _global_if_none(rng: Random | None) -> Any:
-    """NumPy's global state, which SB3 seeds, has the same drawing functions as a generator."""
-    return np.random if rng is None else rng
 
 
 def _unit(direction: np.ndarray) -> np.ndarray:

@@ -65,8 +65,11 @@ def find_spec(env_id: str) -> EnvSpec:
     :param env_id: Its name; ``module:name`` imports the module first, which Gymnasium's own ``spec`` does not
     :return: What is registered under the name
     :raises gymnasium.error.Error: if nothing is
+    :raises ValueError: if it is no string
     :raises ModuleNotFoundError: if there is no such module
     """
+    if not isinstance(env_id, str):
+        raise ValueError(f"env_id must be a registered name, got {env_id!r}.")
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)

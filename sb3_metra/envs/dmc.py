@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_metra.envs.checks import check_flag, check_integer, is_number
 from sb3_metra.envs.pixels import MujocoPixelEnv
 from sb3_metra.envs.rendering import Quality, explained_imports, make_camera
 from sb3_metra.envs.states import State
@@ -150,10 +151,13 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
                 "domain and task must name a task of the dm_control suite, such as 'quadruped' and 'run', "
                 f"got {domain!r} and {task!r}."
             )
-        if not isinstance(action_repeat, int | np.integer) or isinstance(action_repeat, bool) or action_repeat < 1:
-            raise ValueError(f"action_repeat must be an integer of at least 1, got {action_repeat!r}.")
-        is_number = isinstance(floor_size, int | float | np.number) and 0 < floor_size < np.inf
-        if floor_size is not None and not (color_floor and is_number):
+        check_integer("action_repeat", action_repeat, 1)
+        flags = {"color_floor": color_floor, "upright": upright, "terminate_on_back": terminate_on_back}
+        for name, flag in flags.items():
+            check_flag(name, flag)
+        if not isinstance(task_kwargs, dict | None):
+            raise ValueError(f"task_kwargs must be a dict of the task's arguments, or None, got {task_kwargs!r}.")
+        if floor_size is not None and not (color_floor and is_number(floor_size) and floor_size > 0):
             raise ValueError(
                 "floor_size must be a finite number above 0, or None, and goes with color_floor=True, "
                 f"got {floor_size!r} and color_floor={color_floor!r}."
@@ -291,6 +295,9 @@ def make_pixel_env(
     :param kwargs: Passed to ``DMCPixelEnv``: ``camera``, ``frame_size``, ``frame_stack``, ``action_repeat``,
         ``color_floor``, ``quality``, ``render_mode``, ...
     :return: The environment
+    :raises ValueError: for arguments that cannot work
     """
+    if max_episode_steps is not None:
+        check_integer("max_episode_steps", max_episode_steps, 1)
     env = DMCPixelEnv(domain, task, **kwargs)
     return env if max_episode_steps is None else gym.wrappers.TimeLimit(env, max_episode_steps)

@@ -3,6 +3,8 @@
 import numpy as np
 from gymnasium import spaces
 
+from sb3_metra.envs.checks import check_integer
+
 SMALLEST_FRAME = 46
 """Pixels along either edge of the smallest image that the paper's four convolutions take."""
 
@@ -17,8 +19,7 @@ class FrameStack:
 
     def __init__(self, n_frames: int, frame_size: int):
         for name, value, smallest in (("frame_stack", n_frames, 1), ("frame_size", frame_size, SMALLEST_FRAME)):
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
-                raise ValueError(f"{name} must be an integer of at least {smallest}, got {value!r}.")
+            check_integer(name, value, smallest)
         self.n_frames = n_frames
         self.space = spaces.Box(0, 255, shape=(3 * n_frames, frame_size, frame_size), dtype=np.uint8)
         self._frames = np.zeros(self.space.shape, dtype=np.uint8)

@@ -61,9 +61,6 @@ def repair_robot_joints() -> bool:
     return True
 
 
-repair_robot_joints()
-
-
 class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     """
     A Franka arm in a kitchen with six things to do, seen through the paper's camera.
@@ -96,6 +93,7 @@ class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     ):
         gym.utils.EzPickle.__init__(self, frame_size, frame_stack, quality, render_mode, width, height)
         super().__init__(frame_size, frame_stack, quality, render_mode, width, height)
+        repair_robot_joints()
         self._kitchen = KitchenEnv(tasks_to_complete=list(TASKS), terminate_on_tasks_completed=False)
         self.metadata = {
             **self.metadata,

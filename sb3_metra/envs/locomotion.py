@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_metra.envs.checks import check_action, check_flag, check_integer, check_number, check_picture, check_range
 from sb3_metra.envs.goals import check_place
 from sb3_metra.envs.states import State, check_state, get_generator, get_simulation, set_generator, set_simulation
 
@@ -30,6 +31,9 @@ except (ImportError, gym.error.DependencyNotInstalled) as error:
 NORMALIZATION_PATH = Path(__file__).with_name("state_normalization.json")
 """The measured means and standard deviations; ``benchmarks/measure_normalization.py`` writes this file."""
 
+_RENDER_MODES = ("human", "rgb_array", "depth_array", "rgbd_tuple")
+_WEIGHTS = {"forward_reward_weight", "ctrl_cost_weight", "contact_cost_weight", "healthy_reward"}
+
 
 def load_normalization(name: str) -> tuple[np.ndarray, np.ndarray]:
     """
@@ -42,6 +46,52 @@ def load_normalization(name: str) -> tuple[np.ndarray, np.ndarray]:
     if name not in measured:
         raise ValueError(f"name must be one of {sorted(measured)}, the environments that were measured; got {name!r}.")
     return np.array(measured[name]["mean"]), np.array(measured[name]["std"])
+
+
+def check_body(normalize: Any, kwargs: dict[str, Any], fixed: set[str]) -> None:
+    """
+    Refuse arguments that Gymnasium's bodies take in silence, or fail of later.
+
+    :param normalize: Whether to normalise observations
+    :param kwargs: What is passed to Gymnasium's body; names that it does not know are its own to refuse
+    :param fixed: Names of its arguments that are decided already
+    :raises ValueError: for the first that cannot work
+    """
+    check_flag("normalize", normalize)
+    if taken := fixed & kwargs.keys():
+        raise ValueError(f"{min(taken)} must be left out, as this environment decides it, got {kwargs[min(taken)]!r}.")
+    picture = {"render_mode": None, "width": 1, "height": 1}
+    check_picture(**{name: kwargs.get(name, value) for name, value in picture.items()}, modes=_RENDER_MODES)
+    for name in kwargs.keys() & {"frame_skip", "max_geom"}:
+        check_integer(name, kwargs[name], 1)
+    for name in kwargs.keys() & _WEIGHTS:
+        check_number(name, kwargs[name])
+    for name in kwargs.keys() & {"healthy_z_range", "contact_force_range"}:
+        check_range(name, kwargs[name])
+    check_number("reset_noise_scale", kwargs.get("reset_noise_scale", 0.0), at_least=0)
+    for name in ("xml_file", "camera_name"):
+        if kwargs.get(name) is not None and not isinstance(kwargs[name], str):
+            raise ValueError(f"{name} must be a string, got {kwargs[name]!r}.")
+
+
+def check_names(env: MujocoEnv, camera_id: Any = None, camera_name: Any = None, main_body: Any = None) -> None:
+    """
+    Refuse names and numbers that a body's model does not have.
+
+    :param env: The body
+    :param camera_id: Number of the camera that draws, or ``None``
+    :param camera_name: Its name, or ``None``
+    :param main_body: Name or number of the body whose place counts, or ``None``
+    :raises ValueError: for the first that is unknown
+    """
+    model = env.model
+    things = {"camera_id": camera_id, "camera_name": camera_name, "main_body": main_body}
+    for argument, thing in things.items():
+        kind, count = (model.body, model.nbody) if argument == "main_body" else (model.camera, model.ncam)
+        names = [kind(index).name for index in range(count)]
+        known = ([] if argument == "camera_id" else names) + ([] if argument == "camera_name" else list(range(count)))
+        if thing is not None and (isinstance(thing, bool) or thing not in known):
+            raise ValueError(f"{argument} must be one of {known}, got {thing!r}.")
 
 
 def _warn_unless_deprecated_mass(message: str) -> None:
@@ -171,6 +221,7 @@ class LocomotionEnv(MujocoEnv):
         return {**super()._get_reset_info(), "coordinates": self._get_coordinates()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        check_action(action, (self.model.nu,))
         observation, reward, terminated, truncated, info = super().step(action)
         return observation, reward, terminated, truncated, {**info, "coordinates": self._get_coordinates()}
 
@@ -216,6 +267,16 @@ class AntEnv(LocomotionEnv, GymnasiumAntEnv):
     camera = "track"
 
     def __init__(self, normalize: bool = True, terminate_on_back: bool = False, **kwargs: Any):
+        check_body(
+            normalize,
+            kwargs,
+            {
+                "exclude_current_positions_from_observation",
+                "include_cfrc_ext_in_observation",
+                "terminate_when_unhealthy",
+            },
+        )
+        check_flag("terminate_on_back", terminate_on_back)
         GymnasiumAntEnv.__init__(
             self,
             exclude_current_positions_from_observation=False,
@@ -225,6 +286,7 @@ class AntEnv(LocomotionEnv, GymnasiumAntEnv):
         )
         gym.utils.EzPickle.__init__(self, normalize, terminate_on_back, **kwargs)
         self.terminate_on_back = terminate_on_back
+        check_names(self, *map(kwargs.get, ("camera_id", "camera_name", "main_body")))
         self._set_observation(normalize)
 
     @property
@@ -256,8 +318,10 @@ class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
     camera = "track"
 
     def __init__(self, normalize: bool = True, **kwargs: Any):
+        check_body(normalize, kwargs, {"exclude_current_positions_from_observation"})
         GymnasiumHalfCheetahEnv.__init__(self, exclude_current_positions_from_observation=False, **kwargs)
         gym.utils.EzPickle.__init__(self, normalize, **kwargs)
+        check_names(self, kwargs.get("camera_id"), kwargs.get("camera_name"))
         self._set_observation(normalize)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:

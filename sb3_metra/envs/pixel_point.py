@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_metra.envs.checks import check_number
 from sb3_metra.envs.frames import SMALLEST_FRAME, FrameStack
 from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.envs.states import State
@@ -36,8 +37,7 @@ class PixelPointMassEnv(PointMassEnv):
     ):
         super().__init__(**kwargs)
         for name, value in (("view", view), ("floor_size", floor_size)):
-            if not (np.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a finite number above 0, got {value}.")
+            check_number(name, value, above=0)
         self._frames = FrameStack(frame_stack, frame_size)
         self.observation_space = self._frames.space
         self.frame_stack = frame_stack

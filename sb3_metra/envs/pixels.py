@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_metra.envs.checks import check_action, check_picture
 from sb3_metra.envs.frames import FrameStack
 from sb3_metra.envs.rendering import Quality, SceneRenderer, check_quality
 from sb3_metra.envs.states import State, check_state, get_generator, get_simulation, set_generator, set_simulation
@@ -34,10 +35,7 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         self, frame_size: int, frame_stack: int, quality: Quality, render_mode: str | None, width: int, height: int
     ):
         self._renderers: dict[tuple[int, int], SceneRenderer] = {}
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f'render_mode must be None or "rgb_array", got {render_mode!r}.')
-        if min(width, height) < 1:
-            raise ValueError(f"width and height must be at least 1 pixel, got {width} and {height}.")
+        check_picture(render_mode, width, height)
         check_quality(quality)
         self._frames = FrameStack(frame_stack, frame_size)
         self.observation_space = self._frames.space
@@ -74,14 +72,13 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
 
     def _check_action(self, action: np.ndarray) -> np.ndarray:
         """
-        Refuse an action of another shape.
+        Refuse an action of another shape, or one that is not of numbers.
 
         :param action: What came as the action
         :return: The action in float64, clipped to [-1, 1]
         """
-        if np.shape(action) != self.action_space.shape:
-            raise ValueError(f"action must have shape {self.action_space.shape}, got {np.shape(action)}.")
-        return np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        assert self.action_space.shape is not None
+        return np.clip(check_action(action, self.action_space.shape), -1.0, 1.0)
 
     def render(self) -> np.ndarray | None:
         """

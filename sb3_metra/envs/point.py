@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_metra.envs.checks import check_action, check_number, check_picture, is_number
 from sb3_metra.envs.goals import check_place
 from sb3_metra.envs.states import State, check_state, get_generator, set_generator
 
@@ -47,19 +48,14 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         width: int = 256,
         height: int = 256,
     ):
-        if not (np.isfinite(step_size) and step_size > 0):
-            raise ValueError(f"step_size must be a finite number above 0, got {step_size}.")
-        if not (np.isfinite(reset_noise_scale) and reset_noise_scale >= 0):
-            raise ValueError(f"reset_noise_scale must be a finite number of at least 0, got {reset_noise_scale}.")
-        if arena is not None and not (np.isfinite(arena) and arena > 0 and arena >= reset_noise_scale):
+        check_number("step_size", step_size, above=0)
+        check_number("reset_noise_scale", reset_noise_scale, at_least=0)
+        if arena is not None and not (is_number(arena) and arena > 0 and arena >= reset_noise_scale):
             raise ValueError(
                 f"arena must be None or a finite number above 0 and of at least reset_noise_scale={reset_noise_scale}, "
-                f"got {arena}."
+                f"got {arena!r}."
             )
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f'render_mode must be None or "rgb_array", got {render_mode!r}.')
-        if min(width, height) < 1:
-            raise ValueError(f"width and height must be at least 1 pixel, got {width} and {height}.")
+        check_picture(render_mode, width, height)
         self.step_size = step_size
         self.reset_noise_scale = reset_noise_scale
         self.arena = arena
@@ -84,10 +80,8 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move by ``step_size * action``, clipped to [-1, 1]; never terminates."""
-        if np.shape(action) != (2,):
-            raise ValueError(f"action must have shape (2,), got {np.shape(action)}.")
         before = self._position
-        position = before + self.step_size * np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        position = before + self.step_size * np.clip(check_action(action, (2,)), -1.0, 1.0)
         if self.arena is not None:
             position = np.clip(position, -self.arena, self.arena)
         self._position = position

@@ -2,7 +2,7 @@
 
 import atexit
 import contextlib
-import ctypes.util
+import ctypes
 import importlib
 import os
 import sys
@@ -13,10 +13,13 @@ from typing import Any, Literal, get_args
 import gymnasium as gym
 import numpy as np
 
+from sb3_metra.envs.checks import check_picture
+
 Quality = Literal["fast", "full"]
 """``"full"`` draws all that the model asks for. ``"fast"`` leaves out shadows, reflections and smooth edges."""
 
 _DEVICE = "MUJOCO_EGL_DEVICE_ID"
+_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}  # by values of MUJOCO_GL, the better one ahead
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0"
 NO_GL = (
@@ -28,36 +31,43 @@ NO_GL = (
 
 def choose_gl() -> str:
     """
-    Choose how to draw, unless ``MUJOCO_GL`` says so, and leave the choice there for MuJoCo and dm_control to read.
+    Choose how to draw, unless ``MUJOCO_GL`` says so, and leave the choice there for MuJoCo and Gymnasium to read.
 
     On Linux that is EGL, which uses an NVIDIA GPU or else the CPU, or OSMesa; elsewhere it is MuJoCo's own choice.
 
-    :return: The value of ``MUJOCO_GL``, empty for MuJoCo's own choice
-    :raises ImportError: where neither library is installed, or ``MUJOCO_GL`` turns drawing off
+    :return: The value of ``MUJOCO_GL``; empty where nothing was found, or elsewhere than on Linux
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if chosen in ("disable", "disabled", "off", "false", "0"):
-        raise ImportError(NO_GL.format(reason=f"MUJOCO_GL={chosen} turns it off"))
     if chosen or sys.platform != "linux":
         return chosen
-    for chosen, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
-        if ctypes.util.find_library(library):
+    for chosen, library in _LIBRARIES.items():
+        if _is_installed(library):
             os.environ["MUJOCO_GL"] = chosen
             return chosen
-    raise ImportError(NO_GL.format(reason="neither libEGL nor libOSMesa is found"))
+    return ""
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
 def explained_imports(missing: str) -> Iterator[None]:
     """
-    Choose how to draw before simulators are imported, which otherwise look for a screen, and explain what is missing.
+    Choose how to draw while simulators are imported, which otherwise look for a screen, and explain what is missing.
+
+    The process's ``MUJOCO_GL`` is left as it was: it is for an environment to set it.
 
     :param missing: What to say where a package is missing
     :raises ImportError: with that sentence, or with one about OpenGL where its library is missing
     :raises ValueError: if ``MUJOCO_EGL_DEVICE_ID`` names no device
     """
-    with contextlib.suppress(ImportError):  # said again, and better placed, where something is drawn
-        choose_gl()
+    before = os.environ.get("MUJOCO_GL")
+    choose_gl()
     try:
         yield
     except (ImportError, gym.error.DependencyNotInstalled) as error:
@@ -68,6 +78,10 @@ def explained_imports(missing: str) -> Iterator[None]:
         raise ImportError(NO_GL.format(reason=f"MUJOCO_GL={choose_gl()}, whose library is not found")) from error
     except RuntimeError as error:
         raise _explained(error) from error
+    finally:
+        os.environ.pop("MUJOCO_GL", None)
+        if before is not None:
+            os.environ["MUJOCO_GL"] = before
 
 
 def _explained(error: Exception) -> Exception:
@@ -89,8 +103,14 @@ def _make_gl_context(width: int, height: int) -> Any:
     :param width: Width of the pictures to be drawn
     :param height: Their height
     :return: The context, not current yet
+    :raises ImportError: where a library is missing or does not work, or ``MUJOCO_GL`` turns drawing off
+    :raises ValueError: if ``MUJOCO_EGL_DEVICE_ID`` names no device
     """
     chosen = choose_gl()
+    if chosen in ("disable", "disabled", "off", "false", "0"):
+        raise ImportError(NO_GL.format(reason=f"MUJOCO_GL={chosen} turns it off"))
+    if not chosen and sys.platform == "linux":
+        raise ImportError(NO_GL.format(reason="neither libEGL nor libOSMesa is found"))
     try:
         module = importlib.import_module(f"mujoco.{chosen}" if chosen in ("egl", "osmesa") else "mujoco.gl_context")
         return module.GLContext(width, height)
@@ -147,8 +167,7 @@ class SceneRenderer:
     ):
         self._gl_context: Any = None
         self._context: Any = None
-        if min(width, height) < 1:
-            raise ValueError(f"width and height must be at least 1 pixel, got {width} and {height}.")
+        check_picture(None, width, height)
         check_quality(quality)
         import mujoco
 
@@ -190,6 +209,14 @@ class SceneRenderer:
         finally:
             for (group, name, _), value in zip(settings, before, strict=True):
                 setattr(group, name, value)
+
+    @property
+    def gl_renderer(self) -> str:
+        """OpenGL's name of what draws: a GPU, or the CPU (``llvmpipe``)."""
+        self._gl_context.make_current()
+        from OpenGL import GL
+
+        return GL.glGetString(GL.GL_RENDERER).decode()
 
     def render(self, data: Any, camera: Any) -> np.ndarray:
         """

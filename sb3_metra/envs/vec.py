@@ -12,9 +12,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import SubprocVecEnv
 
+from sb3_metra.common.workers import WorkerError, WorkerVecEnv
 from sb3_metra.envs import find_spec
+from sb3_metra.envs.checks import check_integer
 from sb3_metra.envs.rendering import count_egl_devices
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
@@ -26,13 +27,15 @@ def make_pixel_vec_env(
     seed: int | None = None,
     env_kwargs: dict[str, Any] | None = None,
     start_method: str | None = None,
-) -> SubprocVecEnv:
+    step_timeout: float | None = None,
+) -> WorkerVecEnv:
     """
     Build environments that draw at the same time, each in a process of its own with one thread.
 
     An environment is made inside its process, which keeps its OpenGL context there, and nothing large is sent. Where
     there are several NVIDIA GPUs, the processes take turns with those that EGL can draw on, unless
-    ``MUJOCO_EGL_DEVICE_ID`` names one. What a worker refuses (a bad argument, a missing library) is raised here.
+    ``MUJOCO_EGL_DEVICE_ID`` names one. What a worker refuses (a bad argument, a missing library) is raised here. A
+    worker that fails or hangs is named by a :class:`~sb3_metra.common.workers.WorkerError`.
 
     :param env_id: A registered environment, also as ``module:name``, or a function that makes one, such as
         ``make_pixel_env``
@@ -40,23 +43,29 @@ def make_pixel_vec_env(
     :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
     :param env_kwargs: Passed to ``gymnasium.make`` or to the function
     :param start_method: How processes are started: ``"forkserver"``, ``"spawn"`` or SB3's choice
+    :param step_timeout: Seconds without an answer after which a worker counts as hanging, ``math.inf`` for never; 30 by
+        default, or 20 times the slowest answer so far, if that is more
     :return: The vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
     """
-    if not isinstance(n_envs, int) or isinstance(n_envs, bool) or n_envs < 1:
-        raise ValueError(f"n_envs must be an integer of at least 1, got {n_envs!r}.")
+    check_integer("n_envs", n_envs, 1)
+    if seed is not None:
+        check_integer("seed", seed, 0)
+    if not isinstance(env_kwargs, dict | None):
+        raise ValueError(f"env_kwargs must be a dict of an environment's arguments, or None, got {env_kwargs!r}.")
     if start_method == "fork":
-        raise ValueError('start_method must be "forkserver", "spawn" or None, got "fork": OpenGL does not survive it.')
+        raise ValueError("start_method must be 'forkserver', 'spawn' or None, got 'fork': OpenGL does not survive it.")
+    if not isinstance(env_id, str) and not callable(env_id):
+        raise ValueError(f"env_id must be a registered name, or a function that makes an environment, got {env_id!r}.")
     if isinstance(env_id, str):
         find_spec(env_id)  # a name that nobody registered is refused here, not in a worker
-    makers: list[Callable[[], gym.Env]] = [
-        partial(_make_in_worker, env_id, dict(env_kwargs or {}), rank, seed) for rank in range(n_envs)
-    ]
-    with _environ(_ONE_THREAD):
-        vec_env = SubprocVecEnv(makers, start_method=start_method)
-    refusal = next((each for each in vec_env.get_attr("refusal") if each is not None), None)
-    if refusal is not None:
-        vec_env.close()
-        raise refusal
+    makers = [partial(_make_in_worker, env_id, dict(env_kwargs or {}), rank, seed) for rank in range(n_envs)]
+    try:
+        with _environ(_ONE_THREAD):
+            vec_env = WorkerVecEnv(makers, start_method, step_timeout)
+    except WorkerError as error:
+        if isinstance(error.__cause__, ImportError | TypeError | ValueError):  # no worker can do what is asked
+            raise error.__cause__ from None
+        raise
     vec_env.seed(seed)
     return vec_env
 
@@ -79,8 +88,9 @@ def measure_throughput(
     :param env_kwargs: Passed to ``gymnasium.make`` or to the function
     :return: For each number of workers the steps a second of all of them together
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps must be an integer of at least 1, got {steps!r}.")
+    check_integer("steps", steps, 1)
+    if not isinstance(n_workers, Iterable):
+        raise ValueError(f"n_workers must be several numbers of environments, such as (1, 2, 4), got {n_workers!r}.")
     measured = {}
     for n_envs in n_workers:
         env = make_pixel_vec_env(env_id, n_envs, seed=0, env_kwargs=env_kwargs)
@@ -130,34 +140,16 @@ def _make_in_worker(
     :return: The environment
     """
     os.environ.update(_ONE_THREAD)  # for a server of processes that ran before and for libraries loaded from here on
-    try:
-        share_gpus(rank)
-        if isinstance(env_id, str):
-            import sb3_metra.envs  # noqa: F401  (registers the environments)
+    share_gpus(rank)
+    if isinstance(env_id, str):
+        import sb3_metra.envs  # noqa: F401  (registers the environments)
 
-            env = gym.make(env_id, **env_kwargs)
-        else:
-            env = env_id(**env_kwargs)
-    except (ImportError, TypeError, ValueError) as error:
-        return _Refused(error)
+        env = gym.make(env_id, **env_kwargs)
+    else:
+        env = env_id(**env_kwargs)
     if seed is not None:
         env.action_space.seed(seed + rank)
-    return _Made(env)
-
-
-class _Made(Monitor):
-    """An environment that could be made."""
-
-    refusal: Exception | None = None
-
-
-class _Refused(gym.Env):
-    """What stands for an environment that could not be made, until the main process has read why."""
-
-    observation_space = action_space = gym.spaces.Discrete(1)
-
-    def __init__(self, refusal: Exception):
-        self.refusal = refusal.with_traceback(None)
+    return Monitor(env)
 
 
 def share_gpus(rank: int) -> None:

@@ -1,9 +1,10 @@
-"""Compare METRA's gradient step with recorded ones of the authors' code, number by number."""
+"""Take the recorded gradient steps with the package's own ``gradient_step``."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from torch import nn
 
-from sb3_metra import METRA
+from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
+from tests.oracle.methods import Method, Recorded, find_method
+from tests.oracle.weights import hidden_units, named_tensors
 
-#: Without these a file proves nothing.
+#: Without these a file proves nothing, whatever the method; :attr:`Method.core` adds its own.
 CORE = {"rewards", "q_target", "phi_loss", "actor_loss", *(f"final/{net}" for net in ("actor", "phi", "q1", "q2"))}
 
 
@@ -46,47 +48,45 @@ def run_oracle(
     path: str | Path, *, fused: bool = False, channels_last: bool = False, **kwargs: Any
 ) -> dict[str, float]:
     """
-    Take the gradient steps of a file with METRA's own ``gradient_step``.
+    Take the gradient steps of a file with its method's own ``gradient_step``.
 
     Understands state and pixel observations (``meta/pixel_shape``: height, width, channels; uint8 images),
-    continuous and discrete skills, learnt and fixed entropy coefficients.
+    continuous and discrete skills, learnt and fixed entropy coefficients. What the file holds says which method it is.
 
     :param path: a file in the form of tests/data/README.md
-    :param fused: METRA's default optimiser, fused Adam, instead of the plain Adam of the recordings. Both follow the
+    :param fused: the default optimiser, fused Adam, instead of the plain Adam of the recordings. Both follow the
         same formula but round differently, and phi's displacement, a small difference of large numbers, may magnify a
         rounding error of its weights a hundredfold.
-    :param channels_last: METRA's default for images in memory instead of the recordings' channels first: the same
+    :param channels_last: the default for images in memory instead of the recordings' channels first: the same
         convolutions, added up in another order
-    :param kwargs: arguments of METRA to set otherwise than the file asks for
+    :param kwargs: arguments of the method to set otherwise than the file asks for
     :return: for each quantity, and for all weights of each network, the worst ||x - ref|| / ||ref|| over the steps
     :raises ValueError: where a file lacks one of the quantities without which nothing would be compared
     """
     with np.load(path) as archive:
         data = {name: archive[name] for name in archive.files}
-    model = _build(data, fused, channels_last, kwargs)
-    _set_weights(model, data)
+    method = find_method(data)
+    model = _build(method, data, fused, channels_last, kwargs)
+    tensors = named_tensors(model)
+    _set_weights(tensors, data)
     errors: dict[str, float] = {}
     for step in range(_count_steps(data)):
         reference = {name.split("/", 1)[1]: value for name, value in data.items() if name.startswith(f"step{step}/")}
-        for name, value in _take_step(model, reference).items():
+        for name, value in _take_step(method, model, reference).items():
             if name in reference:
                 errors[name] = max(errors.get(name, 0.0), _relative_error(value, reference[name]))
-    for net in _networks(model):
-        if any(name.startswith(f"final/{net}/") for name in data):
-            got, expected = _final_weights(model, net, data)
-            errors[f"final/{net}"] = _relative_error(got, expected)
-    for name, dual in (("log_dual_lambda", model.objective.dual), ("log_ent_coef", model.entropy_dual)):
-        if f"final/{name}" in data:
-            errors[f"final/{name}"] = _relative_error(dual.log_value, data[f"final/{name}"])
-    if missing := CORE - set(errors):
+    errors |= _compare_weights(tensors, data)
+    if missing := (CORE - method.without | method.core) - set(errors):
         raise ValueError(f"{path} must record {sorted(missing)}, got {sorted(errors)}")
     return errors
 
 
-def _build(data: Mapping[str, np.ndarray], fused: bool, channels_last: bool, kwargs: Mapping[str, Any]) -> METRA:
+def _build(
+    method: Method, data: Recorded, fused: bool, channels_last: bool, kwargs: Mapping[str, Any]
+) -> SkillDiscovery:
     observations, actions, skills = (data[f"step0/{name}"] for name in ("observations", "actions", "skills"))
     policy_kwargs: dict[str, Any] = {
-        "net_arch": {"pi": _hidden_units(data, "actor"), "qf": _hidden_units(data, "q1")},
+        "net_arch": {"pi": hidden_units(data, "actor"), "qf": hidden_units(data, "q1")},
         "optimizer_kwargs": {"fused": fused},
     }
     pixels = "meta/pixel_shape" in data
@@ -100,90 +100,53 @@ def _build(data: Mapping[str, np.ndarray], fused: bool, channels_last: bool, kwa
     ent_coef = float(np.exp(data["init/log_ent_coef"]).item())
     arguments: dict[str, Any] = {
         "skill_dim": skills.shape[1],
-        "discrete": bool(data["meta/discrete"]),
-        "constraint_norm": "mean",
-        "phi_kwargs": {"net_arch": _hidden_units(data, "phi")},
         "policy_kwargs": policy_kwargs,
+        "learning_rate": float(data["meta/lr"]),
         "ent_coef": f"auto_{ent_coef}" if _learns_ent_coef(data) else ent_coef,
         "batch_size": len(observations),
         "buffer_size": len(observations),
         "device": "cpu",
     }
-    for name, key in (
-        ("learning_rate", "lr"),
-        *((key, key) for key in ("tau", "gamma", "target_entropy", "dual_slack")),
-    ):
-        arguments[name] = float(data[f"meta/{key}"])
+    arguments |= {name: float(data[f"meta/{name}"]) for name in ("tau", "gamma", "target_entropy")}
+    arguments |= method.arguments(data)
     space = _Spaces(observation_space, spaces.Box(-1.0, 1.0, actions.shape[1:], np.float32))
-    return METRA("CnnPolicy" if pixels else "MlpPolicy", space, **(arguments | dict(kwargs)))
+    return method.algorithm("CnnPolicy" if pixels else "MlpPolicy", space, **(arguments | dict(kwargs)))
 
 
-def _count_steps(data: Mapping[str, np.ndarray]) -> int:
+def _count_steps(data: Recorded) -> int:
     return len({name.split("/")[0] for name in data if re.match(r"step\d+/", name)})
 
 
-def _learns_ent_coef(data: Mapping[str, np.ndarray]) -> bool:
+def _learns_ent_coef(data: Recorded) -> bool:
     initial = data["init/log_ent_coef"].item()
     return "final/log_ent_coef" in data and bool(data["final/log_ent_coef"].item() != initial)
 
 
-def _hidden_units(data: Mapping[str, np.ndarray], net: str) -> list[int]:
-    n_layers = sum(layer.startswith("hidden") for layer in _layer_names(data, net))
-    return [len(data[f"init/{net}/hidden{i}.bias"]) for i in range(n_layers)]
-
-
-def _layer_names(data: Mapping[str, np.ndarray], net: str) -> list[str]:
-    pattern = re.compile(rf"init/{net}/(\w+)\.weight")
-    return sorted(match[1] for name in data if (match := pattern.fullmatch(name)))
-
-
-def _networks(model: METRA) -> dict[str, tuple[nn.Module, nn.Module, dict[str, nn.Module]]]:
-    """For each network of a file: its encoder, its hidden layers, and its other layers by name."""
-    phi = model.objective.phi
-    nets: dict[str, tuple[nn.Module, nn.Module, dict[str, nn.Module]]] = {
-        "actor": (
-            model.actor.features_extractor.extractor,
-            model.actor.latent_pi,
-            {"mean": model.actor.mu, "log_std": model.actor.log_std},
-        ),
-        "phi": (phi.features_extractor, phi.hidden, {"out": phi.out}),
-    }
-    for prefix, critic in (("q", model.critic), ("target_q", model.critic_target)):
-        for i, (encoder, q_network) in enumerate(zip(critic.encoders, critic.q_networks, strict=True), start=1):
-            nets[f"{prefix}{i}"] = (encoder.extractor, q_network, {"out": q_network[-1]})
-    return nets
-
-
-def _layer(model: METRA, net: str, name: str) -> nn.Module:
-    encoder, hidden, others = _networks(model)[net]
-    kind, index = re.fullmatch(r"([a-z_]+)(\d*)", name).groups()  # type: ignore[union-attr]
-    if kind in ("conv", "hidden"):  # each followed by its activation
-        return (encoder.cnn if kind == "conv" else hidden)[2 * int(index)]  # type: ignore[index, union-attr]
-    return others[name]
-
-
-def _set_weights(model: METRA, data: Mapping[str, np.ndarray]) -> None:
+def _set_weights(tensors: Mapping[str, th.Tensor], data: Recorded) -> None:
+    """Set everything that the file begins with; targets begin as copies."""
     with th.no_grad():
-        for net in _networks(model):
-            source = net.removeprefix("target_")
-            for layer in _layer_names(data, source):
-                for kind in ("weight", "bias"):
-                    parameter = getattr(_layer(model, net, layer), kind)
-                    value = _tensor(data[f"init/{source}/{layer}.{kind}"])
-                    assert parameter.shape == value.shape, (net, layer, kind, parameter.shape, value.shape)
-                    parameter.copy_(value)
-        model.objective.dual.log_value.copy_(_tensor(data["init/log_dual_lambda"]))
-        model.entropy_dual.log_value.copy_(_tensor(data["init/log_ent_coef"]))
+        for name, tensor in tensors.items():
+            value = _tensor(data["init/" + name.removeprefix("target_")])
+            assert tensor.squeeze().shape == value.squeeze().shape, (name, tensor.shape, value.shape)
+            tensor.copy_(value.reshape(tensor.shape))
 
 
-def _final_weights(model: METRA, net: str, data: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    names = [(layer, kind) for layer in _layer_names(data, net.removeprefix("target_")) for kind in ("weight", "bias")]
-    got = [getattr(_layer(model, net, layer), kind).detach().numpy().ravel() for layer, kind in names]
-    expected = [data[f"final/{net}/{layer}.{kind}"].ravel() for layer, kind in names]
-    return np.concatenate(got), np.concatenate(expected)
+def _compare_weights(tensors: Mapping[str, th.Tensor], data: Recorded) -> dict[str, float]:
+    """The error of all weights of each network together, and of what else has final values."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in tensors:
+        if f"final/{name}" in data:
+            net = name.split("/")[0]
+            groups[f"final/{net} u and v" if name.endswith((".u", ".v")) else f"final/{net}"].append(name)
+    errors = {}
+    for group, names in groups.items():
+        got = np.concatenate([tensors[name].detach().numpy().ravel() for name in names])
+        expected = np.concatenate([data[f"final/{name}"].ravel() for name in names])
+        errors[group] = _relative_error(got, expected)
+    return errors
 
 
-def _take_step(model: METRA, reference: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _take_step(method: Method, model: SkillDiscovery, reference: Recorded) -> dict[str, Any]:
     batch = SkillReplayBufferSamples(
         _observations(model, reference["observations"]),
         _tensor(reference["actions"]),
@@ -196,17 +159,12 @@ def _take_step(model: METRA, reference: Mapping[str, np.ndarray]) -> dict[str, A
     replayed.noise = [_tensor(reference[f"noise_{which}_action"]) for which in ("next", "new")]
     model.actor.action_log_prob = replayed  # type: ignore[assignment, method-assign]
     try:
-        info = model.gradient_step(batch)
+        with method.listen(model, reference) as heard:
+            info = model.gradient_step(batch)
     finally:
         del model.actor.action_log_prob
     (next_action, log_prob_next), (new_action, log_prob_new) = replayed.results
     results = {
-        "alignment_before_phi_step": info["alignment"],
-        "slack": info["constraint_slack"],
-        "phi_loss": info["phi_loss"],
-        "dual_loss": info["dual_loss"],
-        "dual_lambda_before": info["dual_lambda"],
-        "dual_lambda_after": model.objective.dual.value,
         "rewards": info["intrinsic_reward"],
         "next_action": next_action,
         "log_prob_next_action": log_prob_next,
@@ -220,16 +178,19 @@ def _take_step(model: METRA, reference: Mapping[str, np.ndarray]) -> dict[str, A
         "ent_coef_before": info["ent_coef"],
         "ent_coef_after": model.entropy_dual.value,
     }
-    if not model.entropy_dual.learnable:
-        del results["ent_coef_loss"]  # whatever a file says: nothing is minimised
-    return results
+    if not model.entropy_dual.learnable:  # nothing is minimised, but the recordings of the baselines compute it
+        surplus = (-log_prob_new - model._target_entropy).mean()
+        results["ent_coef_loss"] = model.entropy_dual.log_value * surplus
+        if method.name == "METRA":
+            del results["ent_coef_loss"]
+    return results | method.results(model, info, batch, heard)
 
 
 def _tensor(array: np.ndarray) -> th.Tensor:
     return th.as_tensor(np.asarray(array, dtype=np.float32))
 
 
-def _observations(model: METRA, array: np.ndarray) -> th.Tensor:
+def _observations(model: SkillDiscovery, array: np.ndarray) -> th.Tensor:
     shape = model.observation_space.shape
     assert shape is not None
     if len(shape) == 1:

@@ -1,0 +1,139 @@
+"""Zip archives that are written whole, and read with one sentence for whatever is broken."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from sb3_metra.common.files import atomic_path
+
+File = str | os.PathLike[str] | io.BufferedIOBase
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, NotImplementedError, RuntimeError)
+
+
+class Archive:
+    """
+    A zip archive that is open for reading.
+
+    :param label: its name, for errors
+    :param file: its bytes
+    :param what: what it is expected to be, for errors
+    :raises ValueError: if it is no zip archive, or not whole
+    """
+
+    def __init__(self, label: str, file: io.BufferedIOBase, what: str = "saved model") -> None:
+        self.label, self.file = label, file
+        start = file.tell()
+        begins_as_zip = file.read(2) in (b"PK", b"")
+        file.seek(start)
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except (*_BROKEN, ValueError) as error:
+            if begins_as_zip:
+                raise self.broken(str(error)) from error
+            raise ValueError(f"{label} is not a {what}: it is no zip archive") from error
+        if min((info.header_offset for info in self._zip.infolist()), default=0) > 0:
+            raise self.broken("its end is missing")  # what was found is the end of an archive inside it
+
+    def has(self, name: str) -> bool:
+        """Whether there is an entry of this name."""
+        return name in self._zip.namelist()
+
+    def names(self) -> list[str]:
+        """Names of all entries."""
+        return self._zip.namelist()
+
+    def crc(self, name: str) -> int | None:
+        """The checksum of an entry; ``None`` if there is none of this name."""
+        return self._zip.getinfo(name).CRC if self.has(name) else None
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an entry."""
+        with self.open(name) as file:
+            return file.read()
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """An entry, to read from."""
+        try:
+            with self._zip.open(name) as file:
+                yield file
+        except _BROKEN as error:
+            raise self.broken(f"{name} inside it, {str(error).strip(chr(39) + chr(34))}") from error
+
+    def json(self, name: str) -> Any:
+        """An entry as JSON."""
+        content = self.read(name)
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise self.broken(f"{name} inside it is no JSON ({error})") from error
+
+    def check(self) -> None:
+        """Read everything, and compare checksums."""
+        for name in self.names():
+            with self.open(name) as file:
+                while file.read(1 << 20):
+                    pass
+
+    def broken(self, reason: str) -> ValueError:
+        """The error to raise for an archive that is not whole."""
+        return ValueError(f"{self.label} is not whole: {reason}")
+
+
+@contextmanager
+def open_archive(path: File, suffix: str = "zip") -> Iterator[Archive]:
+    """
+    Open a zip archive.
+
+    :param path: the file, with or without its suffix, or an open one
+    :param suffix: what may have been left out
+    :raises ValueError: if it is no zip archive, or not whole
+    """
+    with open_to_read(path, suffix) as file:
+        yield Archive(str(getattr(file, "name", "the file")), file)
+
+
+@contextmanager
+def open_to_read(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
+    """
+    Open a file.
+
+    :param path: the file, with or without its suffix, or an open one
+    :param suffix: what may have been left out
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        yield path
+        return
+    whole = Path(path)
+    with (whole if whole.is_file() else Path(f"{whole}.{suffix}")).open("rb") as file:
+        yield file
+
+
+@contextmanager
+def open_to_write(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
+    """
+    A place to write to that becomes the file once the block is done, see
+    :func:`~sb3_metra.common.files.atomic_path`; if the block raises, the file stays what it was.
+
+    :param path: the file, whose folder is made, or an open one
+    :param suffix: added to a path that has none
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        content = io.BytesIO()
+        yield content
+        path.write(content.getbuffer())
+        return
+    target = Path(path)
+    target = target if target.suffix else target.with_name(f"{target.name}.{suffix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target) as aside, aside.open("w+b") as file:
+        yield file

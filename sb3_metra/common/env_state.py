@@ -1,0 +1,171 @@
+"""The state of the training environments as plain values, so that an episode can go on where it was left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import wrappers
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
+
+from sb3_metra.common.training_env import OwnObservations
+
+State = dict[str, Any]
+"""NumPy arrays and values that JSON holds, by name."""
+
+#: What each wrapper of one environment knows of the running episode; those of other classes need ``get_state``.
+_WRAPPERS: dict[type[gym.Wrapper], tuple[str, ...]] = {
+    Monitor: ("rewards", "needs_reset", "episode_returns", "episode_lengths", "episode_times", "total_steps"),
+    wrappers.TimeLimit: ("_elapsed_steps",),
+    wrappers.OrderEnforcing: ("_has_reset",),
+    wrappers.PassiveEnvChecker: (),
+    wrappers.ClipAction: (),
+    wrappers.RescaleAction: (),
+    wrappers.FlattenObservation: (),
+    wrappers.DtypeObservation: (),
+    OwnObservations: (),
+}
+#: The same of vectorised wrappers; running statistics are kept beside them.
+_VEC_WRAPPERS: dict[type[VecEnvWrapper], tuple[str, ...]] = {
+    VecNormalize: ("returns", "old_obs", "old_reward"),
+    VecMonitor: ("episode_returns", "episode_lengths", "episode_count"),
+    VecFrameStack: (),
+    VecTransposeImage: (),
+    VecExtractDictObs: (),
+}
+
+
+def get_env_state(venv: VecEnv) -> State:
+    """
+    What the rest of a run needs of its environments.
+
+    :param venv: the training environments
+    :return: ``wrappers``, the state of each vectorised wrapper from the outermost on; ``base``, the state of what they
+        wrap, ``None`` if that cannot give it: then new episodes have to begin
+    """
+    states, known = [], True
+    while isinstance(venv, VecEnvWrapper):
+        known = known and (type(venv) in _VEC_WRAPPERS or hasattr(venv, "get_state"))
+        states.append(_get_vec_wrapper(venv))
+        venv = venv.venv
+    return {"wrappers": states, "base": _get_base(venv) if known else None}
+
+
+def set_env_state(venv: VecEnv, state: State) -> None:
+    """
+    Let environments go on from a state.
+
+    :param venv: environments made as those were that gave the state, and reset once
+    :param state: what :func:`get_env_state` gave
+    :raises ValueError: if it is the state of other environments
+    """
+    for one in state["wrappers"]:
+        if not isinstance(venv, VecEnvWrapper) or type(venv).__name__ != one["class"]:
+            raise ValueError(f"env must be wrapped in a {one['class']} as in the checkpoint, got {type(venv).__name__}")
+        _set_vec_wrapper(venv, one)
+        venv = venv.venv
+    base = state["base"]
+    if base is None:
+        return
+    if isinstance(venv, DummyVecEnv) and "environments" in base:
+        if len(base["environments"]) != venv.num_envs:
+            raise ValueError(f"env must have {len(base['environments'])} environments, got {venv.num_envs}")
+        for env, own in zip(venv.envs, base["environments"], strict=True):
+            _set_env(env, own)
+    elif hasattr(venv, "set_state"):
+        venv.set_state(base)
+    else:
+        raise ValueError(f"env must be able to go on from a state, got {type(venv).__name__}")
+
+
+def _get_base(venv: Any) -> Any:
+    if hasattr(venv, "get_state"):
+        return venv.get_state()
+    if not isinstance(venv, DummyVecEnv):
+        return None
+    states = [_get_env(env) for env in venv.envs]
+    return None if None in states else {"environments": states}
+
+
+def _get_env(env: gym.Env) -> list[State] | None:
+    """The state of each wrapper, from the outermost on, and of the environment; ``None`` if one cannot give it."""
+    states: list[State] = []
+    while True:
+        names = _WRAPPERS.get(type(env))  # type: ignore[arg-type]
+        own = vars(type(env))
+        if names is not None:
+            values = {name: getattr(env, name) for name in names}
+        elif "get_state" in own or (not isinstance(env, gym.Wrapper) and hasattr(env, "get_state")):
+            values = {"own": env.get_state()}  # type: ignore[attr-defined]
+        else:
+            return None
+        states.append({"class": type(env).__name__, **values})
+        if not isinstance(env, gym.Wrapper):
+            spaces = {"action_space": env.action_space.np_random.bit_generator.state}
+            return [*states, spaces]
+        env = env.env
+
+
+def _set_env(env: Any, states: list[State]) -> None:
+    *chain, spaces = states
+    for state in chain:
+        if type(env).__name__ != state["class"]:
+            raise ValueError(f"env must be a {state['class']} as in the checkpoint, got {type(env).__name__}")
+        if "own" in state:
+            env.set_state(state["own"])
+        else:
+            vars(env).update({name: value for name, value in state.items() if name != "class"})
+        inner, env = env, getattr(env, "env", None)
+    inner.action_space.np_random.bit_generator.state = spaces["action_space"]
+
+
+def _get_vec_wrapper(venv: Any) -> State:
+    if hasattr(venv, "get_state") and type(venv) not in _VEC_WRAPPERS:
+        return {"class": type(venv).__name__, "own": venv.get_state()}
+    state = {name: getattr(venv, name) for name in _VEC_WRAPPERS.get(type(venv), ())}
+    if isinstance(venv, VecNormalize):
+        state["ret_rms"] = _get_statistics(venv.ret_rms)
+        state["obs_rms"] = _get_statistics(getattr(venv, "obs_rms", None))
+    if isinstance(venv, VecFrameStack):
+        state["stacked_obs"] = venv.stacked_obs.stacked_obs
+    return {"class": type(venv).__name__, **state}
+
+
+def _set_vec_wrapper(venv: Any, state: State) -> None:
+    if "own" in state:
+        venv.set_state(state["own"])
+        return
+    for name in _VEC_WRAPPERS.get(type(venv), ()):
+        setattr(venv, name, state[name])
+    if isinstance(venv, VecNormalize):
+        _set_statistics(venv.ret_rms, state["ret_rms"])
+        _set_statistics(getattr(venv, "obs_rms", None), state["obs_rms"])
+    if isinstance(venv, VecFrameStack):
+        venv.stacked_obs.stacked_obs = state["stacked_obs"]
+
+
+def _get_statistics(statistics: Any) -> Any:
+    if isinstance(statistics, dict):
+        return {key: _get_statistics(one) for key, one in statistics.items()}
+    if isinstance(statistics, RunningMeanStd):
+        return {"mean": statistics.mean, "var": statistics.var, "count": statistics.count}
+    return None
+
+
+def _set_statistics(statistics: Any, state: Any) -> None:
+    if isinstance(statistics, dict):
+        for key, one in statistics.items():
+            _set_statistics(one, state[key])
+    elif isinstance(statistics, RunningMeanStd):
+        vars(statistics).update(state)

@@ -1,0 +1,112 @@
+"""Files that are whole or not there: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """
+    A place beside a file to write its new content to; the file is replaced once the content is whole and on the disk.
+
+    If the block raises, the file stays what it was and what was written is removed.
+
+    :param path: the file to create or replace; its folder must exist
+    :return: a path of its own in the same folder, with the same suffix
+    :raises OSError: if the folder cannot be written to, or the disk is full
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    try:
+        yield aside
+        _sync(aside)
+        os.replace(aside, target)
+        _sync(target.parent)
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """
+    Write a value as JSON, atomically.
+
+    :param path: the file to create or replace
+    :param value: what JSON can hold
+    """
+    text = json.dumps(value, indent=1) + "\n"
+    with atomic_path(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """
+    The SHA-256 of a file, in hexadecimal.
+
+    :param path: any file
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: str | os.PathLike[str]) -> None:
+    """
+    Say in ``manifest.json`` which files of a folder belong together, with their sizes and SHA-256, and sync them all.
+
+    :param folder: any folder; its subfolders are left out
+    """
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name != MANIFEST)
+    for path in files:
+        _sync(path)
+    write_json(
+        Path(folder) / MANIFEST, {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    )
+
+
+def check_manifest(folder: str | os.PathLike[str]) -> None:
+    """
+    Refuse a folder whose files are not those that were written together.
+
+    :param folder: a folder with a ``manifest.json``
+    :raises ValueError: if the manifest is missing, or a file is missing, torn or another
+    """
+    try:
+        expected = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+        entries = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"{folder} is not whole: its {MANIFEST} is missing or torn") from None
+    for name, (size, digest) in entries.items():
+        path = Path(folder) / name
+        if not path.is_file() or path.stat().st_size != size or sha256(path) != digest:
+            raise ValueError(f"{folder} is not whole: {name} is missing, torn or of another time")
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Wait until the names in a folder are on the disk."""
+    _sync(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; folders cannot be opened on Windows."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

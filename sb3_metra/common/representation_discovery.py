@@ -1,0 +1,82 @@
+"""Skill discovery with a representation phi of states: what METRA and its relatives share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_metra.common.networks import Representation, check_finite
+from sb3_metra.common.policies import SkillPolicy
+from sb3_metra.common.representation import RepresentationObjective
+from sb3_metra.common.skill_discovery import SkillDiscovery
+from sb3_metra.common.skills import make_prior
+
+
+class RepresentationDiscovery(SkillDiscovery):
+    """
+    An algorithm whose objective is a :class:`~sb3_metra.common.representation.RepresentationObjective`.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
+        :class:`~sb3_metra.common.policies.SkillPolicy`
+    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param skill_dim: components of a skill, and of phi (discrete: the number of skills)
+    :param discrete: one-hot skills instead of continuous ones
+    :param unit_skills: continuous skills on the unit sphere instead of Gaussian ones
+    :param phi_kwargs: arguments of phi, such as ``net_arch`` (default: ``[1024, 1024]``) and ``activation_fn``
+    :param kwargs: SAC's and SB3's arguments, see :class:`~sb3_metra.common.sac.SkillSAC`
+    """
+
+    objective: RepresentationObjective
+
+    def __init__(
+        self,
+        policy: str | type[SkillPolicy],
+        env: GymEnv | str | None,
+        skill_dim: int = 2,
+        discrete: bool = False,
+        *,
+        unit_skills: bool = True,
+        phi_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.phi_kwargs = {} if phi_kwargs is None else phi_kwargs
+        super().__init__(policy, env, make_prior(skill_dim, discrete, unit_skills), **kwargs)
+
+    def make_representation(self, dim: int | None = None, **kwargs: Any) -> Representation:
+        """
+        As the parent's, and with ``phi_kwargs``: phi itself, or a network of its kind.
+
+        :param dim: components of its output; ``None``: as many as a skill has
+        :param kwargs: arguments of :class:`~sb3_metra.common.networks.Representation` to set or to replace
+        """
+        return super().make_representation(dim, **(self.phi_kwargs | kwargs))
+
+    def encode(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
+        """
+        phi of observations.
+
+        :param observation: one observation or a batch of n
+        :return: (n, skill_dim), without the first axis for one observation
+        :raises ValueError: if the observation is not finite
+        """
+        check_finite(observation)
+        phi = self.objective.phi
+        obs, vectorized = phi.obs_to_tensor(observation)
+        with th.no_grad():
+            latents = phi(obs).cpu().numpy()
+        return latents if vectorized else latents[0]
+
+    def skill_toward(
+        self, observation: np.ndarray | dict[str, np.ndarray], goal: np.ndarray | dict[str, np.ndarray]
+    ) -> np.ndarray:
+        """
+        The skill that leads from an observation to a goal (METRA paper, section 5.4): argmax_z <phi(g) - phi(s), z>.
+
+        :param observation: one observation s, or a batch of n
+        :param goal: an observation g of the goal, or a batch of n
+        :return: (n, skill_dim), without the first axis for one observation
+        """
+        return self.skill_prior.toward(self.encode(goal) - self.encode(observation))

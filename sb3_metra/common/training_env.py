@@ -1,0 +1,114 @@
+"""The training environments: memory that is not theirs to change, and resets that the algorithm did not make."""
+
+from __future__ import annotations
+
+import copy
+import types
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+
+def copy_observation(observation: Any) -> Any:
+    """
+    An observation in memory of its own.
+
+    :param observation: an array, or a dictionary of arrays
+    """
+    if isinstance(observation, np.ndarray):
+        return observation.copy()
+    if isinstance(observation, dict):
+        return {key: copy_observation(value) for key, value in observation.items()}
+    return copy.deepcopy(observation)
+
+
+class OwnObservations(gym.Wrapper[Any, Any, Any, Any]):
+    """Hands out copies of observations, for an environment that changes in ``reset`` what ``step`` returned."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """As Gymnasium's ``reset``."""
+        observation, info = self.env.reset(**kwargs)
+        return copy_observation(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As Gymnasium's ``step``."""
+        observation, *rest = self.env.step(action)
+        return copy_observation(observation), *rest
+
+
+def own_observations(env: Any) -> Any:
+    """
+    Wrap an environment, or those inside a ``DummyVecEnv``, in :class:`OwnObservations`.
+
+    ``DummyVecEnv`` copies what it returns, but an episode's last observation only after it has reset the environment.
+
+    :param env: an environment, or a vectorised one
+    :return: an environment of the same kind; a vectorised one is the same object
+    """
+    if isinstance(env, gym.Env):
+        return OwnObservations(env)
+    base = env
+    while isinstance(base, VecEnvWrapper):
+        base = base.venv
+    if isinstance(base, DummyVecEnv):
+        base.envs = [x if isinstance(x, OwnObservations) else OwnObservations(x) for x in base.envs]
+    return env
+
+
+class ResetWatch:
+    """
+    Notices that somebody else reset the training environments: an evaluation on them, or a user by hand.
+
+    The running episodes are over then, though nothing says so. The watch stands in for the ``reset`` of the vectorised
+    environment, of everything that it wraps, and of the environments inside it if they live in this process. Copies of
+    an environment, pickled or deep, are not watched.
+
+    :param venv: the training environments
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        self.venv, self.seen = venv, False
+        self._watched = list(_layers(venv))
+        for env in self._watched:
+            env.reset = _WatchedReset(env, self)
+
+    def take(self) -> bool:
+        """Whether there was a reset since the last call of this."""
+        seen, self.seen = self.seen, False
+        return seen
+
+    def close(self) -> None:
+        """Watch no longer."""
+        for env in self._watched:
+            if isinstance(watched := vars(env).get("reset"), _WatchedReset) and watched.watch is self:
+                env.reset = watched.reset
+        self._watched = []
+
+
+class _WatchedReset:
+    """An environment's ``reset`` that leaves a note; copies of the environment get their class's own."""
+
+    def __init__(self, env: Any, watch: ResetWatch) -> None:
+        self.env, self.reset, self.watch = env, env.reset, watch
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.watch.seen = True
+        return self.reset(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return types.MethodType(type(self.env).reset, copy.deepcopy(self.env, memo))
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.env, "reset")
+
+
+def _layers(venv: VecEnv) -> list[Any]:
+    """A vectorised environment, all that it wraps, and the innermost environments inside it."""
+    layers: list[Any] = [venv]
+    while isinstance(venv, VecEnvWrapper):
+        venv = venv.venv
+        layers.append(venv)
+    inner = (env.unwrapped for env in getattr(venv, "envs", []) if isinstance(env, gym.Env))
+    return layers + list({id(env): env for env in inner}.values())

@@ -1,0 +1,189 @@
+"""What every method must do, whichever it is: one test each, run over all of them."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import sb3_metra
+from sb3_metra import ALGORITHMS
+from sb3_metra.common.representation_discovery import RepresentationDiscovery
+from sb3_metra.common.skill_discovery import SkillDiscovery
+from tests.test_skill_discovery import NoSynchronisation, batch_of
+from tests.toys import TINY, same, scripted_envs, state_of
+
+CONTINUOUS_ONLY = {"VISR"}
+VECTORS_ONLY = {"CSD", "DADS"}
+NETWORKS = ("phi_kwargs", "discriminator_kwargs", "dynamics_kwargs")
+
+CASES = [(name, kind) for name in ALGORITHMS for kind in (False, True) if not kind or name not in CONTINUOUS_ONLY]
+case = pytest.mark.parametrize(("name", "discrete"), CASES)
+
+
+def make(name: str, discrete: bool = False, kind: str = "vector", policy: str = "MlpPolicy", **kwargs: Any) -> Any:
+    """A model of a method with hidden layers of 8 units and skills of 3 components."""
+    algorithm = ALGORITHMS[name]
+    own = {argument: {"net_arch": [8]} for argument in NETWORKS if argument in arguments_of(algorithm)}
+    arguments = {key: value for key, value in TINY.items() if key != "phi_kwargs"} | own
+    return algorithm(policy, scripted_envs(kind=kind), 3, discrete, **(arguments | kwargs))
+
+
+def arguments_of(algorithm: type) -> set[str]:
+    """The names of a class's arguments, its parents' included."""
+    return {name for parent in algorithm.__mro__ for name in inspect.signature(parent.__init__).parameters}
+
+
+@case
+def test_it_learns(name: str, discrete: bool) -> None:
+    model = make(name, discrete)
+    before = state_of(model)
+    model.learn(72)
+    after = state_of(model)
+    assert model._n_updates > 0
+    assert all(x.isfinite().all() for x in after.values())
+    for part in ("policy/actor", "policy/critic.", "policy/critic_target", "objective"):
+        assert any(not th.equal(before[key], x) for key, x in after.items() if key.startswith(f"/{part}")), part
+
+
+@case
+def test_the_seed_decides_everything(name: str, discrete: bool) -> None:
+    states = [state_of(make(name, discrete, seed=seed).learn(48)) for seed in (1, 1, 2)]
+    assert same(states[0], states[1])
+    assert not same(states[0], states[2])
+
+
+@case
+def test_it_is_saved_and_loaded(name: str, discrete: bool, tmp_path: Path) -> None:
+    model = make(name, discrete).learn(48)
+    model.save(tmp_path / "model")
+    loaded = sb3_metra.load(tmp_path / "model", scripted_envs())
+    assert type(loaded) is type(model)
+    assert same(state_of(model), state_of(loaded))
+    obs = np.ones((2, 3), np.float32)
+    skills = model.skill_prior.sample(2)
+    ours, theirs = (x.predict(obs, state=skills, deterministic=True) for x in (model, loaded))
+    assert np.array_equal(ours[0], theirs[0])
+    loaded.learn(24, reset_num_timesteps=False)
+    assert not same(state_of(model), state_of(loaded))
+
+
+@case
+def test_parameters_are_handed_from_one_model_to_another(name: str, discrete: bool) -> None:
+    first, second = make(name, discrete), make(name, discrete, seed=7)
+    assert not same(state_of(first), state_of(second))
+    second.set_parameters(first.get_parameters())
+    assert same(state_of(first), state_of(second))
+    second.learn(48)
+    assert second._n_updates > 0
+
+
+@case
+def test_it_acts_as_sb3_asks(name: str, discrete: bool) -> None:
+    model = make(name, discrete)
+    action, skill = model.predict(np.ones(3, np.float32))
+    assert action.shape == (2,)
+    assert skill.shape == (3,)
+    model.skill_prior.validate(skill)
+    assert model.action_space.contains(action)
+    evaluate_policy(model, scripted_envs(1), n_eval_episodes=2, warn=False)
+
+
+@case
+def test_training_mode_is_for_the_loss_alone(name: str, discrete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewards and whatever else is asked for in between leave the model as it is, but for statistics of rewards."""
+    model = make(name, discrete).learn(48)
+    modes = []
+    loss = model.objective.loss
+    monkeypatch.setattr(model.objective, "loss", lambda batch: (modes.append(model.objective.training), loss(batch))[1])
+    batch = batch_of(model)
+    model.gradient_step(batch)
+    assert modes == [True]
+    assert not any(module.training for module in model.objective.modules())
+    before = state_of(model)
+    rewards = [model.objective.reward(batch) for _ in range(2)]
+    assert not rewards[0].requires_grad
+    assert rewards[0].shape == (len(batch.actions), model.critic_dim(model.skill_prior))
+    if isinstance(model, RepresentationDiscovery):
+        obs = np.ones(3, np.float32)
+        assert np.array_equal(model.encode(obs), model.encode(obs))
+        model.skill_prior.validate(model.skill_toward(obs, 2 * obs))
+    model.predict(np.ones(3, np.float32))
+    after = state_of(model)
+    assert {key for key in after if not th.equal(before[key], after[key])} <= {
+        f"/objective/entropy.moments.{moment}" for moment in ("mean", "var", "count")
+    }
+
+
+@case
+def test_a_gradient_step_never_waits_for_the_device(name: str, discrete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(name, discrete)
+    batch = batch_of(model)
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a tensor left the device")
+
+    for attribute in ("numpy", "tolist", "cpu", "item", "__bool__", "__float__", "__array__"):
+        monkeypatch.setattr(th.Tensor, attribute, refuse)
+    with NoSynchronisation():
+        info = model.gradient_step(batch)
+    monkeypatch.undo()
+    assert all(x.isfinite().all() and not x.requires_grad for x in info.values())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(("kind", "policy"), [("dict", "MultiInputPolicy"), ("image", "CnnPolicy")])
+def test_dictionaries_and_images(name: str, kind: str, policy: str) -> None:
+    if name in VECTORS_ONLY:  # the dictionary holds an image, too
+        with pytest.raises(ValueError, match=f"observation_space must hold vectors for {name}"):
+            make(name, kind=kind, policy=policy)
+        return
+    small = {"features_extractor_kwargs": {"depth": 2}} if kind == "image" else {}
+    model = make(name, kind=kind, policy=policy, policy_kwargs={"net_arch": [8]} | small).learn(48)
+    assert model._n_updates > 0
+    if isinstance(model, RepresentationDiscovery):
+        assert np.shape(model.encode(model.env.reset())) == (3, 3)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_half_precision(name: str) -> None:
+    model = make(name, bfloat16=True).learn(48)
+    assert model._n_updates > 0
+    assert all(x.isfinite().all() for x in state_of(model).values())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_larger_batch_for_the_objective(name: str) -> None:
+    model = make(name, objective_batch_size=24).learn(72)
+    assert model._n_updates > 0
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_signature_and_documentation(name: str) -> None:
+    """The first arguments are the same everywhere, each is documented, and each is an attribute that is saved."""
+    algorithm = ALGORITHMS[name]
+    parameters = [x for x in inspect.signature(algorithm.__init__).parameters if x not in ("self", "kwargs")]
+    assert parameters[:4] == ["policy", "env", "skill_dim", "discrete"]
+    assert algorithm.__name__ == name
+    assert issubclass(algorithm, SkillDiscovery)
+    assert getattr(sb3_metra, name) is algorithm
+    assert name in sb3_metra.__all__
+    for parameter in parameters:
+        assert f":param {parameter}:" in (algorithm.__doc__ or ""), parameter
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_method_is_one_short_file(name: str) -> None:
+    lines = Path(inspect.getfile(ALGORITHMS[name])).read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 130
+
+
+@pytest.mark.parametrize("name", sorted(CONTINUOUS_ONLY))
+def test_discrete_skills_where_they_cannot_be(name: str) -> None:
+    with pytest.raises(ValueError, match=f"discrete must be False for {name}"):
+        make(name, True)
