@@ -147,7 +147,8 @@ class BatchVecEnv(DummyVecEnv):
         check_action(actions, (self.num_envs, *(self.action_space.shape or ())))
         observations, rewards, terminated, infos = self._bodies.step(actions)
         dones = np.zeros(self.num_envs, dtype=bool)
-        steps = zip(observations, rewards.tolist(), terminated, infos, strict=True)
+        truncated = [False] * self.num_envs  # TimeLimit's to decide
+        steps = zip(observations, rewards.tolist(), terminated, truncated, infos, strict=True)
         for index, (env, stub, step) in enumerate(zip(self.envs, self._stubs, steps, strict=True)):
             stub.outcome = step
             last, _, is_terminated, is_truncated, info = env.step(actions[index])
@@ -218,14 +219,13 @@ class BatchVecEnv(DummyVecEnv):
 class _Stub(gym.Wrapper):
     """Stands for the innermost environment: its step is what the batch has made of it."""
 
-    outcome: tuple[Any, float, bool, dict[str, Any]] | None = None
+    outcome: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self.outcome is None:
+        outcome, self.outcome = self.outcome, None
+        if outcome is None:
             raise RuntimeError("An environment of a batch cannot be stepped alone: step the vectorised environment.")
-        observation, reward, terminated, info = self.outcome
-        self.outcome = None
-        return observation, reward, terminated, False, info
+        return outcome
 
 
 def _put_stub_under(env: Any) -> _Stub:

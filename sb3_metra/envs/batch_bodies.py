@@ -162,14 +162,15 @@ class AntBodies(Bodies):
 
     def _contact_costs(self) -> np.ndarray:
         ant, model, scratch = self.options, self.batch.model, self._scratch
-        forces = np.zeros((len(self.envs), scratch.cfrc_ext.size))
-        if ant._contact_cost_weight != 0:
-            contact_forces = scratch.cfrc_ext.reshape(-1)
-            for index in np.flatnonzero((self._ncon.reshape(-1) > 0) | self._is_pushed):
-                self.batch.get_data(index, scratch)
-                mujoco.mj_rnePostConstraint(model, scratch)
-                forces[index] = contact_forces
-            np.clip(forces, *ant._contact_force_range, out=forces)
+        if ant._contact_cost_weight == 0:
+            return np.zeros(len(self.envs))
+        lowest, highest = ant._contact_force_range
+        forces, contact_forces = np.zeros((len(self.envs), scratch.cfrc_ext.size)), scratch.cfrc_ext.reshape(-1)
+        for index in np.flatnonzero((self._ncon.reshape(-1) > 0) | self._is_pushed).tolist():
+            self.batch.get_data(index, scratch)
+            mujoco.mj_rnePostConstraint(model, scratch)
+            forces[index] = contact_forces
+        np.minimum(np.maximum(forces, lowest, out=forces), highest, out=forces)
         costs: np.ndarray = ant._contact_cost_weight * np.square(forces).sum(axis=1)
         return costs
 
