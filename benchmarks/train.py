@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_metra.envs  # registers the environments
 from sb3_metra import METRA
+from sb3_metra.envs.batch import can_batch, make_batch_vec_env
 from sb3_metra.envs.vec import make_pixel_vec_env
 from sb3_metra.evaluation import SkillEvalCallback
 from sb3_metra.evaluation.faithfulness import displacement_cosine
@@ -71,15 +72,18 @@ class Checkpoint(BaseCallback):
 
 
 def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
-    """Environments that MuJoCo draws in a process each, others in this one."""
+    """Environments that MuJoCo draws in a process each, its bodies in a batch, others in turn."""
     if env_id.startswith("dmc/"):
         from sb3_metra.envs.dmc import make_pixel_env
 
         domain, task = env_id.removeprefix("dmc/").split("-")
         of_suite = {"domain": domain, "task": task} | (env_kwargs or {})
         return make_pixel_vec_env(make_pixel_env, n_envs, seed=seed, env_kwargs=of_suite)
-    drawn = env_id.endswith("Pixels-v0")
-    return (make_pixel_vec_env if drawn else make_vec_env)(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    if env_id.endswith("Pixels-v0"):
+        return make_pixel_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    if can_batch(env_id, env_kwargs):
+        return make_batch_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    return make_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
 
 
 def join_logs(folder: Path) -> list[dict[str, str]]:

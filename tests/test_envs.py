@@ -212,10 +212,14 @@ def test_normalised_observation_by_hand() -> None:
 def test_normalization_file_has_the_paper_size_and_plain_statistics() -> None:
     document = json.loads(NORMALIZATION_PATH.read_text())
     assert (document["provenance"]["rollouts"], document["provenance"]["length"]) == (10_000, 50)
-    assert set(document["environments"]) == {ANT, CHEETAH}
+    assert set(document["environments"]) == {ANT, CHEETAH, "sb3_metra/Quadruped-v0", "sb3_metra/Humanoid-v0"}
     for env_id in document["environments"]:
         mean, std = load_normalization(env_id)
-        assert mean.shape == std.shape == SHAPES[env_id][0]
+        assert mean.shape == std.shape
+        assert (std > 0.01).all()
+    for env_id in (ANT, CHEETAH):
+        mean, std = load_normalization(env_id)
+        assert mean.shape == SHAPES[env_id][0]
         assert (std > 0.05).all()
     mean, std = load_normalization(ANT)
     # By symmetry Ant's position and linear velocity along x and y, and its legs, are alike.
@@ -365,7 +369,7 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
     document = json.loads(written.read_text())
     assert document["provenance"]["command"].endswith("--rollouts 10 --length 20 --seed 3")
     collect = runpy.run_path(str(SCRIPT))["collect"]
-    for env_id in (ANT, CHEETAH):
+    for env_id in (ANT, CHEETAH, *({"sb3_metra/Quadruped-v0"} & document["environments"].keys())):
         env = gym.make(env_id, normalize=False)
         states = collect(env, rollouts=10, length=20, seed=3)
         assert states.shape == (200, *SHAPES[env_id][0])
@@ -376,6 +380,21 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
         assert np.unique(states[:, 0]).size == 200
         assert states[:, -6:].std() > 3.0  # random actions move the joints, which the reset's noise of 0.1 does not
         env.close()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "expected"),
+    [
+        (POINT, {"unit": "", "goal_range": 7.5, "camera": None}),
+        (ANT, {"unit": "m", "goal_range": 50.0, "camera": "track", "render_fps": 20}),
+        (CHEETAH, {"unit": "m", "goal_range": 100.0, "camera": "track", "render_fps": 20}),
+    ],
+)
+def test_metadata_says_how_an_environment_is_shown(env_id: str, expected: dict) -> None:
+    env = gym.make(env_id)
+    assert env.metadata.items() >= expected.items()
+    assert gym.make(POINT, arena=2.0).metadata["goal_range"] == 2.0
+    env.close()
 
 
 # Point mass

@@ -149,18 +149,15 @@ class LocomotionEnv(MujocoEnv):
         self.metadata = {**self.metadata, "unit": "m", "goal_range": self.goal_range, "camera": self.camera}
 
     def _get_obs(self) -> np.ndarray:
-        return self.observe(self.data.qpos, self.data.qvel, self.data.act)
+        return self.observe(self.state_vector())
 
-    def observe(self, qpos: np.ndarray, qvel: np.ndarray, act: np.ndarray) -> np.ndarray:
+    def observe(self, state: np.ndarray) -> np.ndarray:
         """
         Turn states of this body, one or many, into observations.
 
-        :param qpos: Positions, ``(..., nq)``
-        :param qvel: Velocities, ``(..., nv)``
-        :param act: Activations of the actuators, ``(..., na)``
+        :param state: Positions, velocities and activations, ``(..., n_dims)`` float64
         :return: ``(..., n_dims)`` float32; the caller's own
         """
-        state = np.concatenate((qpos, qvel, act), axis=-1)
         if self._mean is not None:
             state = (state - self._mean) / self._std
         return state.astype(np.float32)
@@ -187,7 +184,7 @@ class LocomotionEnv(MujocoEnv):
         """
         qpos = self.init_qpos.copy()
         qpos[: self.n_coordinates] = check_place(goal, self.n_coordinates)
-        return self.observe(qpos, np.zeros(self.model.nv), np.zeros(self.model.na))
+        return self.observe(np.concatenate((qpos, np.zeros(self.model.nv + self.model.na))))
 
     def state_vector(self) -> np.ndarray:
         return np.concatenate((self.data.qpos, self.data.qvel, self.data.act))
