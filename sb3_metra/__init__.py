@@ -4,7 +4,7 @@ from sb3_metra.common.versions import check_versions
 
 check_versions()  # says in one sentence what to install, before an import fails in another way
 
-from sb3_metra.algorithms import ALGORITHMS, CIC, CSD, CSF, DADS, DIAYN, LSD, METRA, VISR, load
+from sb3_metra.algorithms import ALGORITHMS, CIC, CSD, CSF, DADS, DIAYN, LSD, METRA, VISR, GenDa, load
 from sb3_metra.common.plain import add_safe_globals
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -21,6 +21,7 @@ __all__ = [
     "METRA",
     "VISR",
     "CnnPolicy",
+    "GenDa",
     "MlpPolicy",
     "MultiInputPolicy",
     "__version__",

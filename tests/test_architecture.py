@@ -61,6 +61,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.spectral_norm": set(),
     "sb3_metra.common.particle_entropy": set(),
     "sb3_metra.common.objective": NETWORKS,
+    "sb3_metra.common.extractors": NETWORKS,
+    "sb3_metra.common.skill_counts": LEAVES,
     "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.policies": OBJECTIVE,
     "sb3_metra.common.arrays": LEAVES,
@@ -87,6 +89,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.representation_discovery": LOOP,
     "sb3_metra.common.successor_features": LOOP | {"sb3_metra.common.representation_discovery"},
     "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"} | FILES,
+    "sb3_metra.algorithms.genda": LOOP
+    | {"sb3_metra.algorithms.metra", "sb3_metra.common.extractors", "sb3_metra.common.skill_counts"},
     "sb3_metra.algorithms.*": LOOP
     | {f"sb3_metra.common.{name}" for name in ("representation_discovery", "successor_features")}
     | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},

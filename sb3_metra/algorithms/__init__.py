@@ -9,6 +9,7 @@ from sb3_metra.algorithms.csd import CSD
 from sb3_metra.algorithms.csf import CSF
 from sb3_metra.algorithms.dads import DADS
 from sb3_metra.algorithms.diayn import DIAYN
+from sb3_metra.algorithms.genda import GenDa
 from sb3_metra.algorithms.lsd import LSD
 from sb3_metra.algorithms.metra import METRA
 from sb3_metra.algorithms.visr import VISR
@@ -18,10 +19,10 @@ from sb3_metra.common.skill_discovery import SkillDiscovery
 
 #: The methods by name.
 ALGORITHMS: dict[str, type[SkillDiscovery]] = {
-    algorithm.__name__: algorithm for algorithm in (METRA, LSD, CSD, CSF, DIAYN, DADS, CIC, VISR)
+    algorithm.__name__: algorithm for algorithm in (METRA, GenDa, CSF, LSD, CSD, DIAYN, DADS, CIC, VISR)
 }
 
-__all__ = ["ALGORITHMS", "CIC", "CSD", "CSF", "DADS", "DIAYN", "LSD", "METRA", "VISR", "load"]
+__all__ = ["ALGORITHMS", "CIC", "CSD", "CSF", "DADS", "DIAYN", "LSD", "METRA", "VISR", "GenDa", "load"]
 
 
 def load(path: File, env: Any = None, **kwargs: Any) -> SkillDiscovery:

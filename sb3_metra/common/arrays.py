@@ -1,4 +1,4 @@
-"""Arrays of a buffer, by name: cut to what is filled, checked, and grown again to a ring."""
+"""Arrays of a buffer: gathered and moved to the device; by name, cut to what is filled, checked, and grown again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch as th
 
 Signature = tuple[tuple[int, ...], np.dtype]
 """Shape and type of an array."""
@@ -45,6 +46,30 @@ def unflatten(arrays: Mapping[str, Any], name: str, like: Any) -> Any:
     :return: the array, or the dictionary of arrays
     """
     return {key: arrays[f"{name}/{key}"] for key in like} if isinstance(like, dict) else arrays[name]
+
+
+def take(stored: np.ndarray, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
+    """
+    The same as ``stored[rows, envs]``, in half the time.
+
+    :param stored: (rows, n_envs, ...)
+    :param rows: (batch,)
+    :param envs: (batch,)
+    :return: a copy, (batch, ...)
+    """
+    return stored.reshape(-1, *stored.shape[2:]).take(rows * stored.shape[1] + envs, axis=0)
+
+
+def to_device(array: np.ndarray, device: th.device) -> th.Tensor:
+    """
+    Move an array without waiting for the GPU, which a copy from ordinary host memory does.
+
+    :param array: nobody else's, since the tensor may share its memory
+    :param device: where to
+    :return: a tensor
+    """
+    tensor = th.as_tensor(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def grow(filled: np.ndarray, n_rows: int) -> np.ndarray:

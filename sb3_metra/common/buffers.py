@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_metra.common.arrays import Signature, check_arrays, flatten, grow, map_arrays, unflatten
+from sb3_metra.common.arrays import Signature, check_arrays, flatten, grow, map_arrays, take, to_device, unflatten
 from sb3_metra.common.checks import as_flags, as_stored
 from sb3_metra.common.episodes import Episodes
 from sb3_metra.common.type_aliases import EpisodeObservations, SkillReplayBufferSamples
@@ -252,16 +252,18 @@ class SkillReplayBuffer(ReplayBuffer):
     def _gather(
         self, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None = None
     ) -> SkillReplayBufferSamples:
-        dones = self.dones[batch_inds, env_inds] * (1.0 - self.timeouts[batch_inds, env_inds])
-        rewards = self._normalize_reward(self.rewards[batch_inds, env_inds], env)
+        actions, rewards, dones, timeouts, skills = (
+            take(x, batch_inds, env_inds) for x in (self.actions, self.rewards, self.dones, self.timeouts, self.skills)
+        )
+        rewards = self._normalize_reward(rewards, env)
         observations, next_observations = self._gather_observations(batch_inds, env_inds, env)
         return SkillReplayBufferSamples(
             observations,
-            self._to_device(self.actions[batch_inds, env_inds]),
+            to_device(actions, self.device),
             next_observations,
-            self._to_device(dones[:, None]),
-            self._to_device(rewards[:, None]),
-            self._to_device(self.skills[batch_inds, env_inds]),
+            to_device((dones * (1.0 - timeouts))[:, None], self.device),
+            to_device(rewards[:, None], self.device),
+            to_device(skills, self.device),
         )
 
     def _gather_observations(
@@ -275,15 +277,8 @@ class SkillReplayBuffer(ReplayBuffer):
 
     def _gather_one(self, name: _Side, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None) -> Any:
         """s or s' of the given rows and environments, on the device."""
-        stored: Any = getattr(self, name)
-        if isinstance(stored, dict):
-            chosen = self._normalize_obs({key: x[batch_inds, env_inds] for key, x in stored.items()}, env)
-            return {key: self._to_device(x) for key, x in chosen.items()}  # type: ignore[union-attr]
-        return self._to_device(self._normalize_obs(stored[batch_inds, env_inds], env))  # type: ignore[arg-type]
-
-    def _to_device(self, array: np.ndarray) -> th.Tensor:
-        """Fancy indexing has copied already, so that the tensor may share the array's memory."""
-        return th.as_tensor(array).to(self.device, non_blocking=self.device.type == "cuda")
+        chosen: Any = map_arrays(lambda x: take(x, batch_inds, env_inds), getattr(self, name))
+        return map_arrays(lambda x: to_device(x, self.device), self._normalize_obs(chosen, env))
 
     # Saving
 

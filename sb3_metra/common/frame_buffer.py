@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_metra.common.arrays import Signature, flatten
+from sb3_metra.common.arrays import Signature, flatten, to_device
 from sb3_metra.common.buffers import FROM_ENV, DictSkillReplayBuffer, SkillReplayBuffer
 from sb3_metra.common.checks import as_stored
 from sb3_metra.common.type_aliases import Observations
@@ -277,7 +277,7 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         aside = self._aside[batch_inds, env_inds].astype(np.int64)
         ended = np.flatnonzero(aside >= 0) if end > self.n_stack else np.empty(0, dtype=np.int64)
         index = ((frames * self.n_envs + env_inds[:, None]).ravel(), ended, aside[ended])
-        moved = [th.as_tensor(x).to(self._where, non_blocking=self._where.type == "cuda") for x in index]
+        moved = [to_device(x, self._where) for x in index]
         return {key: self._gather_stacks(key, end - first, *moved) for key in self._shapes}
 
     def _gather_stacks(

@@ -41,3 +41,11 @@ class SkillObjective(nn.Module, ABC):
         :param batch: transitions
         :return: (batch, critic_dim), without gradient; with successor features the reward is its product with the skill
         """
+
+    def relabel(self, batch: SkillReplayBufferSamples) -> SkillReplayBufferSamples:
+        """
+        The transitions with the skills that the policy learns with: those of the rollout, unless a method says others.
+
+        :param batch: transitions
+        """
+        return batch

@@ -150,6 +150,9 @@ class SkillPolicy(BasePolicy):
     :param share_critic_encoder: one encoder of the observation for all Q-functions instead of one for each
     :param layer_norm: normalise the critics' hidden layers before their non-linearity (GenDa, arXiv 2607.00392)
     :param critic_dim: outputs of each critic, set by the algorithm
+    :param actor_extractor_class: extractor for the observation that the actor has instead, such as
+        :class:`~sb3_metra.common.extractors.HiddenComponents`
+    :param actor_extractor_kwargs: its keyword arguments
     """
 
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
@@ -177,6 +180,8 @@ class SkillPolicy(BasePolicy):
         share_critic_encoder: bool = False,
         layer_norm: bool = False,
         critic_dim: int = 1,
+        actor_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        actor_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
         extractor_class = self.default_extractor if features_extractor_class is None else features_extractor_class
         extractor_kwargs = dict(features_extractor_kwargs or {})
@@ -202,6 +207,7 @@ class SkillPolicy(BasePolicy):
         self.share_critic_encoder = share_critic_encoder
         self.layer_norm = layer_norm
         self.critic_dim = critic_dim
+        self.actor_extractor_class, self.actor_extractor_kwargs = actor_extractor_class, actor_extractor_kwargs
         skill_space = spaces.Box(-np.inf, np.inf, (skill_prior.dim,), np.float32)
         self.conditioned_space = spaces.Dict({"observation": observation_space, "skill": skill_space})
         self._build(lr_schedule)
@@ -229,7 +235,8 @@ class SkillPolicy(BasePolicy):
         :param module: any module
         :param learning_rate: initial learning rate
         """
-        return self.optimizer_class(module.parameters(), lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return self.optimizer_class(learnt, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def make_extractor(self) -> SkillExtractor:
         """A new extractor for S x Z."""
@@ -237,7 +244,11 @@ class SkillPolicy(BasePolicy):
 
     def make_actor(self) -> SkillActor:
         """A new actor with the paper's initial weights: its output layer's are a tenth of xavier-normal."""
-        extractor = self.make_extractor()
+        if self.actor_extractor_class is None:
+            extractor = self.make_extractor()
+        else:
+            own = self.actor_extractor_kwargs or {}
+            extractor = SkillExtractor(self.conditioned_space, self.actor_extractor_class, own)
         actor = SkillActor(
             self.conditioned_space,
             self.action_space,  # type: ignore[arg-type]
@@ -380,6 +391,8 @@ class SkillPolicy(BasePolicy):
             "share_critic_encoder",
             "layer_norm",
             "critic_dim",
+            "actor_extractor_class",
+            "actor_extractor_kwargs",
         ]
         constants = {"lr_schedule": self._dummy_schedule}
         return super()._get_constructor_parameters() | constants | {name: getattr(self, name) for name in names}

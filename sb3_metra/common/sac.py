@@ -25,7 +25,7 @@ from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.optimization import fast_kernels, is_fused, move_average, set_learning_rate, step
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SkillActor, SkillCritic, SkillPolicy
 from sb3_metra.common.skills import SkillPrior
-from sb3_metra.common.type_aliases import Info, SkillReplayBufferSamples
+from sb3_metra.common.type_aliases import EpisodeObservations, Info, SkillReplayBufferSamples
 
 
 class SkillSAC(OffPolicyAlgorithm, ABC):
@@ -232,11 +232,19 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         means: list[th.Tensor] = []
         with fast_kernels(self.device, self.tf32):
             for _ in range(gradient_steps):
-                batch = self.replay_buffer.sample(size, env=self._vec_normalize_env)
-                means.append(gradient_step(batch, batch_size))
+                means.append(gradient_step(self.sample(size), batch_size))
         self._n_updates += gradient_steps
         if means:
             self._record(th.stack(means).mean(dim=0), gradient_steps)
+
+    def sample(self, size: int) -> SkillReplayBufferSamples:
+        """
+        Transitions for a gradient step.
+
+        :param size: how many
+        """
+        assert self.replay_buffer is not None
+        return self.replay_buffer.sample(size, env=self._vec_normalize_env)
 
     def gradient_step(self, batch: SkillReplayBufferSamples, batch_size: int | None = None) -> Info:
         """
@@ -248,12 +256,13 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         :return: detached tensors by name, scalars or one value a transition
         """
         observations, next_observations = map(self.policy.prepare, (batch.observations, batch.next_observations))
-        batch = batch._replace(observations=observations, next_observations=next_observations)
+        episode = None if batch.episode is None else EpisodeObservations(*map(self.policy.prepare, batch.episode))
+        batch = batch._replace(observations=observations, next_observations=next_observations, episode=episode)
         failed = th.zeros((), device=self.device)  # 1 from the first loss on that is not finite: then nothing moves
         self.objective.train()
         info = self._step(self.objective_optimizer, self.objective.loss, batch, failed)
         self.objective.eval()
-        batch = batch.head(self.batch_size if batch_size is None else batch_size)
+        batch = self.objective.relabel(batch.head(self.batch_size if batch_size is None else batch_size))
         with self._autocast():
             batch = batch._replace(rewards=self.objective.reward(batch))
         info |= self._step(self.critic.optimizer, self.critic_loss, batch, failed)

@@ -1,0 +1,117 @@
+"""What the actor sees of an observation, if not all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from torch import nn
+
+from sb3_metra.common.networks import initialize
+from sb3_metra.common.type_aliases import Observations
+
+_LOG_STD_RANGE = (-5.0, 2.0)
+
+
+class HiddenComponents(BaseFeaturesExtractor):
+    """
+    All components of a vector but some, so that a skill does not depend on them: hide x and y, and it works anywhere.
+
+    :param observation_space: vectors
+    :param hidden: numbers of the components to leave out
+    :raises ValueError: if the space holds no vectors, or has no such components
+    """
+
+    def __init__(self, observation_space: spaces.Space, hidden: Sequence[int] = (0, 1)) -> None:
+        size = _vector_size(observation_space, "HiddenComponents")
+        wrong = [i for i in hidden if not isinstance(i, (int, np.integer)) or not 0 <= i < size]
+        if wrong or len(set(hidden)) == size:
+            raise ValueError(f"hidden must be some, not all, of the components 0 to {size - 1}, got {list(hidden)}")
+        shown = [i for i in range(size) if i not in set(hidden)]
+        super().__init__(observation_space, len(shown))
+        self.register_buffer("shown", th.tensor(shown))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return observations.index_select(1, self.shown)  # type: ignore[arg-type]
+
+
+class Bottleneck(BaseFeaturesExtractor):
+    """
+    A stochastic code of a vector, whose mean the actor sees (GenDa, arXiv 2607.00392: complementary bottleneck).
+
+    The actor's loss does not change it; :meth:`loss` does, which the objective minimises.
+
+    :param observation_space: vectors
+    :param dim: components of the code
+    :param phi_dim: components of phi
+    :param net_arch: units of each hidden layer
+    :param kl_coef: weight of the divergence of the code from a standard normal distribution
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        dim: int = 256,
+        *,
+        phi_dim: int,
+        net_arch: Sequence[int] = (1024, 1024),
+        kl_coef: float = 0.1,
+    ) -> None:
+        size = _vector_size(observation_space, "the bottleneck")
+        super().__init__(observation_space, dim)
+        self.kl_coef = kl_coef
+        self.encoder = nn.Sequential(*create_mlp(size, 2 * dim, list(net_arch)))
+        self.decoder = nn.Sequential(*create_mlp(phi_dim + dim, size, list(net_arch)))
+        for network in (self.encoder, self.decoder):
+            initialize(network, nn.init.xavier_uniform_)
+
+    @classmethod
+    def policy_kwargs(cls, dim: int, phi_dim: int) -> dict[str, Any]:
+        """
+        Arguments of a policy whose actor sees a code.
+
+        :param dim: components of the code
+        :param phi_dim: components of phi
+        """
+        return {"actor_extractor_class": cls, "actor_extractor_kwargs": {"dim": dim, "phi_dim": phi_dim}}
+
+    def encode(self, observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        The code's distribution.
+
+        :param observations: (batch, size)
+        :return: its mean and log standard deviation, each (batch, dim)
+        """
+        mean, spread = self.encoder(observations).chunk(2, dim=1)
+        low, high = _LOG_STD_RANGE
+        return mean, low + 0.5 * (high - low) * (spread.tanh() + 1.0)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        with th.no_grad():
+            return self.encode(observations)[0]
+
+    def loss(self, observations: Observations, latents: th.Tensor) -> th.Tensor:
+        """
+        How badly an observation follows from phi and the code, plus what the code costs: what phi tells already, it
+        need not hold.
+
+        :param observations: (batch, size)
+        :param latents: phi of them, (batch, phi_dim), without gradient
+        :return: scalar
+        """
+        assert isinstance(observations, th.Tensor)
+        mean, log_std = self.encode(observations)
+        code = mean + log_std.exp() * th.randn_like(mean)
+        errors = (self.decoder(th.cat([latents, code], dim=1)) - observations).square().sum(dim=1)
+        divergence = 0.5 * ((2.0 * log_std).exp() + mean.square() - 1.0 - 2.0 * log_std).sum(dim=1)
+        return (errors + self.kl_coef * divergence).mean()
+
+
+def _vector_size(space: spaces.Space, who: str) -> int:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"observation_space must hold vectors for {who}, got {space}")
+    return space.shape[0]
