@@ -1,5 +1,6 @@
 """
-Train METRA with the shipped settings; record coverage over steps and time as CSV, and the model.
+Train METRA or another method (--algo) with the shipped settings; record coverage over steps and time as CSV, and the
+model.
 
 Any task of the dm_control suite will do, from pixels: --env dmc/point_mass-easy. On one core, or on a GPU with
 environments in processes of their own: --device cuda. With --minutes it stops in time and leaves a checkpoint, from
@@ -29,7 +30,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_metra.envs  # registers the environments
-from sb3_metra import METRA
+from sb3_metra import ALGORITHMS
 from sb3_metra.envs.batch import can_batch, make_batch_vec_env
 from sb3_metra.envs.vec import make_pixel_vec_env
 from sb3_metra.evaluation import SkillEvalCallback
@@ -37,6 +38,7 @@ from sb3_metra.evaluation.faithfulness import displacement_cosine
 from sb3_metra.evaluation.plotting import plot_trajectories
 from sb3_metra.hyperparams import load_settings
 
+METHODS = {name.lower(): algorithm for name, algorithm in ALGORITHMS.items()}
 NOT_THE_MODELS = ("n_timesteps", "n_envs", "env_kwargs")
 
 
@@ -104,6 +106,7 @@ def join_logs(folder: Path) -> list[dict[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algo", default="metra", choices=sorted(METHODS))
     parser.add_argument("--env", default="sb3_metra/Ant-v0")
     parser.add_argument("--out", type=Path, required=True, help="folder for progress.csv, settings.json and the model")
     parser.add_argument("--paper", action="store_true", help="the authors' settings, metra_paper.yml")
@@ -119,18 +122,26 @@ def main() -> None:
     parser.add_argument("--checkpoint-minutes", type=float, default=0.0, help="between two checkpoints; 0: none")
     args = parser.parse_args()
     th.set_num_threads(1)
-    settings = load_settings(args.env, paper=args.paper) | args.change
+    settings = load_settings(args.env, args.algo, args.paper) | args.change
     steps = args.steps or settings["n_timesteps"]
     versions = {module.__name__: module.__version__ for module in (sb3_metra, stable_baselines3, th, gymnasium, np)}
     if args.env_kwargs:
         settings = settings | {"env_kwargs": args.env_kwargs | settings.get("env_kwargs", {})}
-    record = {"env": args.env, "seed": args.seed, "steps": steps, "settings": settings, "device": args.device}
+    record = {
+        "algorithm": args.algo,
+        "env": args.env,
+        "seed": args.seed,
+        "steps": steps,
+        "settings": settings,
+        "device": args.device,
+    }
     if args.device != "cpu" and th.cuda.is_available():
         record["gpu"] = th.cuda.get_device_name()
     record |= {"python": platform.python_version(), "versions": versions}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "settings.json").write_text(json.dumps(record, indent=1) + "\n")
 
+    algorithm = METHODS[args.algo]
     arguments = {key: value for key, value in settings.items() if key not in NOT_THE_MODELS}
     env = make_envs(args.env, settings["n_envs"], args.seed, settings.get("env_kwargs"))
     eval_env = make_envs(args.env, settings["n_envs"], env_kwargs=args.env_kwargs)
@@ -139,12 +150,12 @@ def main() -> None:
         eval_env, args.eval_freq, args.eval_skills, cell_size=args.cell_size, best_model_save_path=args.out, verbose=1
     )
     if goes_on := checkpoint.is_file():
-        model = METRA.load(checkpoint, env, device=args.device)
+        model = algorithm.load(checkpoint, env, device=args.device)
         model.load_replay_buffer(args.out / "checkpoint_replay.pkl")
         earlier = [row.get("eval/policy_state_coverage") or -1 for row in join_logs(args.out)]
         coverage.best_coverage = max(map(int, map(float, earlier)), default=-1)
     else:
-        model = METRA(env=env, seed=args.seed, device=args.device, **arguments)
+        model = algorithm(env=env, seed=args.seed, device=args.device, **arguments)
     session = len(list(args.out.glob("session_*.csv")))
     model.set_logger(Logger(str(args.out), [CSVOutputFormat(str(args.out / f"session_{session:03}.csv"))]))
     keeper = Checkpoint(args.out, args.minutes, args.checkpoint_minutes)
@@ -155,12 +166,14 @@ def main() -> None:
         keeper.keep()
     model.logger.close()
     join_logs(args.out)
-    cosines = displacement_cosine(coverage.last_trajectories, model.encode, model.skill_prior)
     if coverage.last_trajectories[0].coordinates.ndim == 2:
         plot_trajectories(coverage.last_trajectories, args.out / "skills.png")
     rate = (model.num_timesteps - before) / (time.monotonic() - keeper.started)
     print(f"{model.num_timesteps} steps, {rate:.0f} a second of the clock with evaluations", end="; ")
-    print(f"{(time.process_time() - start) / 60:.1f} CPU minutes, mean cosine of phi and skill {cosines.mean():.3f}")
+    print(f"{(time.process_time() - start) / 60:.1f} CPU minutes")
+    if hasattr(model, "encode"):
+        cosines = displacement_cosine(coverage.last_trajectories, model.encode, model.skill_prior)
+        print(f"mean cosine of phi and skill {cosines.mean():.3f}")
     env.close()
     eval_env.close()
 

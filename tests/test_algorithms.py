@@ -73,6 +73,33 @@ def test_it_is_saved_and_loaded(name: str, discrete: bool, tmp_path: Path) -> No
     assert not same(state_of(model), state_of(loaded))
 
 
+def test_a_file_of_another_method_is_refused(tmp_path: Path) -> None:
+    make("LSD").save(tmp_path / "model")
+    for name in set(ALGORITHMS) - {"LSD"}:
+        with pytest.raises(ValueError, match=f"holds a LSD model, not one of {name}"):
+            ALGORITHMS[name].load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "fixed"),
+    [
+        ("LSD", {"iterate_each_pass": True}, {"phi_kwargs": {"net_arch": [4]}}),
+        ("CSF", {"contrast_coef": 2.0, "n_negatives": 8}, {"discrete": True}),
+        ("DIAYN", {"subtract_log_prior": False}, {"discriminator_kwargs": {"net_arch": [4]}}),
+        ("DADS", {"n_alternatives": 5, "skip_last_steps": True}, {"gaussian_skills": True}),
+        ("DADS", {"n_alternatives": 6}, {"dynamics_kwargs": {"net_arch": [4]}}),
+        ("CIC", {"n_neighbors": 3, "divide_by_variance": True}, {"unit_skills": True}),
+        ("VISR", {"normalize_features": False}, {"skill_dim": 4}),
+    ],
+)
+def test_what_load_may_change(name: str, changed: dict[str, Any], fixed: dict[str, Any], tmp_path: Path) -> None:
+    make(name).save(tmp_path / "model")
+    model = ALGORITHMS[name].load(tmp_path / "model", **changed)
+    assert {argument: getattr(model, argument) for argument in changed} == changed
+    with pytest.raises(ValueError, match=r"load\(\) cannot change skills"):
+        ALGORITHMS[name].load(tmp_path / "model", **fixed)
+
+
 @case
 def test_parameters_are_handed_from_one_model_to_another(name: str, discrete: bool) -> None:
     first, second = make(name, discrete), make(name, discrete, seed=7)

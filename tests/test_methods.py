@@ -362,6 +362,8 @@ def test_cic_learns_which_skill_was_followed() -> None:
         (CIC, {"n_neighbors": 17}, "n_neighbors must be at most batch_size=16, got 17"),
         (CIC, {"n_neighbors": 2.5}, "n_neighbors must be an integer of at least 1, got 2.5"),
         (CSF, {"n_negatives": 0}, "n_negatives must be an integer of at least 1, got 0"),
+        (CSF, {"contrast_coef": -1.0}, "contrast_coef must be a finite number of at least 0, got -1.0"),
+        (CSF, {"contrast_coef": "much"}, "contrast_coef must be a finite number of at least 0, got 'much'"),
         (DADS, {"n_alternatives": 0}, "n_alternatives must be an integer of at least 1, got 0"),
         (DIAYN, {"skill_dim": 1}, "skill_dim must be at least 2 with discrete skills"),
         (CSD, {"constraint_norm": "max"}, "constraint_norm must be"),

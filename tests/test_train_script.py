@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_metra import METRA
+from sb3_metra import DIAYN, METRA
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "train.py"
 TINY = {"n_envs": 2, "train_freq": 100, "gradient_steps": 2, "learning_starts": 200, "batch_size": 32}
@@ -44,6 +44,14 @@ def test_a_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_
     assert second.replay_buffer.size() == 400  # of each of two environments
     names = {path.name for path in tmp_path.iterdir()}
     assert {"session_000.csv", "session_001.csv", "settings.json", "model.zip", "skills.png"} <= names
+
+
+def test_another_method_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    change = TINY | {name: value for name, value in NETWORKS.items() if name != "phi_kwargs"} | {"skill_dim": 3}
+    arguments = ["--algo", "diayn", "--steps", "400", "--eval-freq", "400"]
+    train(monkeypatch, tmp_path, "sb3_metra/PointMass-v0", change, *arguments)
+    assert DIAYN.load(tmp_path / "model").skill_prior.discrete
+    assert json.loads((tmp_path / "settings.json").read_text())["algorithm"] == "diayn"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="EGL and OSMesa draw on Linux")

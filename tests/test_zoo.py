@@ -129,7 +129,7 @@ def test_settings_fall_back_to_the_default_entry() -> None:
 
 
 def test_settings_of_an_unknown_algorithm_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"algo must name shipped settings, one of .*'metra'.*, got 'dqn'"):
+    with pytest.raises(ValueError, match=r"algorithm must name shipped settings, one of .*'metra'.*, got 'dqn'"):
         settings_path("dqn")
 
 

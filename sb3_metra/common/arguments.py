@@ -44,6 +44,19 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
+def check_weight(name: str, value: Any) -> None:
+    """
+    Refuse what is not the weight of a term.
+
+    :param name: the argument to name in the error
+    :param value: what came
+    :raises ValueError: unless it is a finite number of at least 0
+    """
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not 0 <= value < np.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+
+
 def parse_target_entropy(target_entropy: str | float, action_dim: int) -> float:
     """
     The entropy that a learnt entropy coefficient aims at.
