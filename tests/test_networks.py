@@ -167,6 +167,22 @@ def test_initial_weights_of_phi() -> None:
         assert layer.bias.abs().max().item() == 0.0
 
 
+def test_output_gain_scales_the_first_phi_alone() -> None:
+    th.manual_seed(0)
+    phi = Representation(VECTOR, ACTIONS, dim=2, net_arch=[40, 30])
+    th.manual_seed(0)
+    small = Representation(VECTOR, ACTIONS, dim=2, net_arch=[40, 30], output_gain=0.01)
+    states = th.randn(5, *VECTOR.shape)
+    th.testing.assert_close(small(states), 0.01 * phi(states))
+    assert th.equal(small.hidden[0].weight, phi.hidden[0].weight)
+
+
+@pytest.mark.parametrize("output_gain", [0.0, -1.0, math.nan, math.inf])
+def test_output_gain_must_be_positive(output_gain: float) -> None:
+    with pytest.raises(ValueError, match="output_gain must be a finite number above 0, got"):
+        Representation(VECTOR, ACTIONS, dim=2, output_gain=output_gain)
+
+
 def test_initialize_reaches_every_linear_layer_and_nothing_else() -> None:
     net = nn.Sequential(nn.Conv1d(1, 1, 1), nn.Sequential(nn.Linear(50, 50)), nn.Linear(50, 40))
     kept = net[0].weight.detach().clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,8 @@ class Representation(BaseModel):
     :param features_extractor_class: extractor for the observation
     :param features_extractor_kwargs: its keyword arguments
     :param normalize_images: divide images by 255
+    :param output_gain: scale of the initial output weights; with a small one, phi grows from what the skills bring
+        about alone, and the first rewards are not those of a random phi (the authors' code: 1)
     """
 
     def __init__(
@@ -141,7 +144,10 @@ class Representation(BaseModel):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
+        output_gain: float = 1.0,
     ) -> None:
+        if not (math.isfinite(output_gain) and output_gain > 0):
+            raise ValueError(f"output_gain must be a finite number above 0, got {output_gain!r}")
         extractor_kwargs = (
             {} if features_extractor_class is None else {"features_extractor_class": features_extractor_class}
         )
@@ -157,8 +163,8 @@ class Representation(BaseModel):
         features_dim = self.features_extractor.features_dim
         self.hidden = nn.Sequential(*create_mlp(features_dim, -1, hidden, activation_fn))
         self.out = nn.Linear(hidden[-1] if hidden else features_dim, dim)
-        for module in (self.hidden, self.out):
-            initialize(module, nn.init.xavier_uniform_)
+        for module, gain in ((self.hidden, 1.0), (self.out, output_gain)):
+            initialize(module, nn.init.xavier_uniform_, gain)
 
     def forward(self, observations: Observations) -> th.Tensor:
         """
