@@ -183,6 +183,17 @@ def test_output_gain_must_be_positive(output_gain: float) -> None:
         Representation(VECTOR, ACTIONS, dim=2, output_gain=output_gain)
 
 
+def test_activation_of_phi_by_name() -> None:
+    phi = Representation(VECTOR, ACTIONS, dim=2, net_arch=[4], activation_fn="PReLU")
+    assert isinstance(phi.hidden[1], nn.PReLU)
+
+
+@pytest.mark.parametrize("activation_fn", ["prelu", "init", 1.0])
+def test_activation_of_phi_must_exist(activation_fn: str | float) -> None:
+    with pytest.raises(ValueError, match="activation_fn must be a class"):
+        Representation(VECTOR, ACTIONS, dim=2, activation_fn=activation_fn)  # type: ignore[arg-type]
+
+
 def test_initialize_reaches_every_linear_layer_and_nothing_else() -> None:
     net = nn.Sequential(nn.Conv1d(1, 1, 1), nn.Sequential(nn.Linear(50, 50)), nn.Linear(50, 40))
     kept = net[0].weight.detach().clone()

@@ -126,7 +126,7 @@ class Representation(BaseModel):
     :param action_space: the environment's actions, kept for SB3's interface only
     :param dim: dimension of the latent space, that of the skill
     :param net_arch: units of each hidden layer
-    :param activation_fn: non-linearity of the hidden layers
+    :param activation_fn: non-linearity of the hidden layers, a class or, as in YAML, its name in ``torch.nn``
     :param features_extractor_class: extractor for the observation
     :param features_extractor_kwargs: its keyword arguments
     :param normalize_images: divide images by 255
@@ -140,7 +140,7 @@ class Representation(BaseModel):
         action_space: spaces.Space,
         dim: int,
         net_arch: list[int] | None = None,
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: str | type[nn.Module] = nn.ReLU,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -161,7 +161,7 @@ class Representation(BaseModel):
         self.features_extractor = self.make_features_extractor()
         hidden = [1024, 1024] if net_arch is None else net_arch
         features_dim = self.features_extractor.features_dim
-        self.hidden = nn.Sequential(*create_mlp(features_dim, -1, hidden, activation_fn))
+        self.hidden = nn.Sequential(*create_mlp(features_dim, -1, hidden, find_activation(activation_fn)))
         self.out = nn.Linear(hidden[-1] if hidden else features_dim, dim)
         for module, gain in ((self.hidden, 1.0), (self.out, output_gain)):
             initialize(module, nn.init.xavier_uniform_, gain)
@@ -259,6 +259,19 @@ def prepare(observations: Any, space: spaces.Space, normalize_images: bool = Tru
     floats = preprocess_obs(observations, space, normalize_images=False)
     assert isinstance(floats, th.Tensor)
     return floats.div_(255.0) if normalize_images and is_image_space(space) else floats
+
+
+def find_activation(activation_fn: str | type[nn.Module]) -> type[nn.Module]:
+    """
+    A non-linearity by its name.
+
+    :param activation_fn: a class, or its name in ``torch.nn``
+    :raises ValueError: if PyTorch has no module of that name
+    """
+    found = getattr(nn, activation_fn, None) if isinstance(activation_fn, str) else activation_fn
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"activation_fn must be a class of torch.nn or its name, got {activation_fn!r}")
+    return found
 
 
 def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:
