@@ -183,6 +183,28 @@ def test_output_gain_must_be_positive(output_gain: float) -> None:
         Representation(VECTOR, ACTIONS, dim=2, output_gain=output_gain)
 
 
+def test_steps_are_normalised_to_the_median_component() -> None:
+    phi = Representation(spaces.Box(-1, 1, (4,)), ACTIONS, dim=2, net_arch=[8], normalize_steps=True)
+    states = th.randn(6, 4)
+    before = phi(states)
+    changes = th.tensor([[0.1, 2.0, -4.0, 0.0], [-0.1, 2.0, 4.0, 0.0]]).repeat(3, 1)
+    phi.fit_steps(states - changes, states)
+    scale = th.tensor([20.0, 1.0, 0.5, 1.0])  # median change 2; the last one never changes
+    th.testing.assert_close(phi.step_scale, scale, rtol=1e-4, atol=0.0)
+    th.testing.assert_close(phi(states / scale), before, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_of_images_are_not_normalised() -> None:
+    with pytest.raises(ValueError, match="normalize_steps=True needs vectors as observations, got"):
+        Representation(
+            spaces.Box(0, 255, (3, 46, 46), np.uint8),
+            ACTIONS,
+            dim=2,
+            features_extractor_class=PixelEncoder,
+            normalize_steps=True,
+        )
+
+
 def test_activation_of_phi_by_name() -> None:
     phi = Representation(VECTOR, ACTIONS, dim=2, net_arch=[4], activation_fn="PReLU")
     assert isinstance(phi.hidden[1], nn.PReLU)

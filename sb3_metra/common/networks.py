@@ -132,7 +132,11 @@ class Representation(BaseModel):
     :param normalize_images: divide images by 255
     :param output_gain: scale of the initial output weights; with a small one, phi grows from what the skills bring
         about alone, and the first rewards are not those of a random phi (the authors' code: 1)
+    :param normalize_steps: scale the components of a vector so that a step changes all of them alike, once and for all,
+        before the first gradient step: places, which change little in a step, count as much as velocities
     """
+
+    step_scale: th.Tensor | None
 
     def __init__(
         self,
@@ -145,6 +149,7 @@ class Representation(BaseModel):
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         output_gain: float = 1.0,
+        normalize_steps: bool = False,
     ) -> None:
         if not (math.isfinite(output_gain) and output_gain > 0):
             raise ValueError(f"output_gain must be a finite number above 0, got {output_gain!r}")
@@ -159,8 +164,11 @@ class Representation(BaseModel):
             **extractor_kwargs,  # type: ignore[arg-type]
         )
         self.features_extractor = self.make_features_extractor()
-        hidden = [1024, 1024] if net_arch is None else net_arch
         features_dim = self.features_extractor.features_dim
+        if normalize_steps and any(True for _ in self.features_extractor.parameters()):
+            raise ValueError(f"normalize_steps=True needs vectors as observations, got {observation_space}")
+        self.register_buffer("step_scale", th.ones(features_dim) if normalize_steps else None)
+        hidden = [1024, 1024] if net_arch is None else net_arch
         self.hidden = nn.Sequential(*create_mlp(features_dim, -1, hidden, find_activation(activation_fn)))
         self.out = nn.Linear(hidden[-1] if hidden else features_dim, dim)
         for module, gain in ((self.hidden, 1.0), (self.out, output_gain)):
@@ -172,7 +180,8 @@ class Representation(BaseModel):
         :return: phi, (batch, dim), in single precision under autocast, too: what counts are its small differences
         """
         assert self.features_extractor is not None
-        hidden = self.hidden(self.extract_features(observations, self.features_extractor))
+        features = self.extract_features(observations, self.features_extractor)
+        hidden = self.hidden(features if self.step_scale is None else features * self.step_scale)
         with th.autocast(hidden.device.type, enabled=False):
             return self.out(hidden.float())
 
@@ -182,6 +191,21 @@ class Representation(BaseModel):
         :param features_extractor: an extractor for them
         """
         return features_extractor(prepare(obs, self.observation_space, self.normalize_images))
+
+    @th.no_grad()
+    def fit_steps(self, observations: Observations, next_observations: Observations) -> None:
+        """
+        Set the scale of ``normalize_steps``: the median component's root mean square change in a step over its own.
+
+        :param observations: s, (batch, \\*obs_shape)
+        :param next_observations: s', (batch, \\*obs_shape)
+        """
+        assert self.features_extractor is not None
+        before, after = (self.extract_features(x, self.features_extractor) for x in (observations, next_observations))
+        change = (after - before).square().mean(dim=0).sqrt()
+        assert self.step_scale is not None
+        moves = change > 0  # what never changes keeps its scale
+        self.step_scale[moves] = change[moves].median() / change[moves]
 
     def displacement(self, observations: Observations, next_observations: Observations) -> th.Tensor:
         """
