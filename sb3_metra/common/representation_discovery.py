@@ -14,6 +14,8 @@ from sb3_metra.common.representation import RepresentationObjective
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.skills import make_prior
 
+_MEASURED_STEPS = 10_000
+
 
 class RepresentationDiscovery(SkillDiscovery):
     """
@@ -53,6 +55,16 @@ class RepresentationDiscovery(SkillDiscovery):
         :param kwargs: arguments of :class:`~sb3_metra.common.networks.Representation` to set or to replace
         """
         return super().make_representation(dim, **(self.phi_kwargs | kwargs))
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """As the parent's; before the first gradient step, each phi that normalises steps measures them."""
+        networks = [x for x in self.objective.modules() if isinstance(x, Representation) and x.step_scale is not None]
+        if networks and not self._n_updates:
+            assert self.replay_buffer is not None
+            batch = self.replay_buffer.sample(_MEASURED_STEPS, env=self._vec_normalize_env)
+            for network in networks:
+                network.fit_steps(batch.observations, batch.next_observations)
+        super().train(gradient_steps, batch_size)
 
     def encode(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """
