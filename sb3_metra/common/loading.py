@@ -118,14 +118,16 @@ def _fixed(data: dict[str, Any]) -> dict[str, list[Any]]:
     """Arguments that decide about networks and skills, each with the values that change nothing."""
     prior = data["policy_kwargs"]["skill_prior"]
     user = {name: x for name, x in data["policy_kwargs"].items() if name not in _INJECTED}
-    return {
+    gaussian = isinstance(prior, GaussianPrior)
+    networks = {name: [x] for name, x in data.items() if name.endswith("_kwargs") and name != "replay_buffer_kwargs"}
+    return networks | {
         "policy": [data["policy_class"]],
         "policy_kwargs": [user, data["policy_kwargs"]],
-        "phi_kwargs": [data.get("phi_kwargs", {})],
         "skill_prior": [prior],
         "skill_dim": [prior.dim],
         "discrete": [prior.discrete],
-        "unit_skills": [True, False] if prior.discrete else [not isinstance(prior, GaussianPrior)],
+        "unit_skills": [True, False] if prior.discrete else [not gaussian],
+        "gaussian_skills": [True, False] if prior.discrete else [gaussian],
     }
 
 
@@ -159,7 +161,7 @@ def fit_to_env(data: dict[str, Any], env: VecEnv, force_reset: bool) -> None:
     :param env: the environments
     :param force_reset: begin new episodes
     """
-    if force_reset:
+    if force_reset or data.get("n_envs") != env.num_envs:
         data["_last_obs"] = None
     noise = data.get("action_noise")
     if isinstance(noise, VectorizedActionNoise) and noise.n_envs != env.num_envs:
