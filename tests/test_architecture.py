@@ -15,8 +15,9 @@ MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 # Modules that stand for themselves; every other module may import the versions it needs checked.
-LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files")}
-VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
+LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files", "arguments")}
+SPACES = {"sb3_metra.common.spaces", "sb3_metra.common.checks"}
+VALUES = LEAVES | SPACES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
 ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes")}
@@ -26,7 +27,7 @@ LOOP = (
     OBJECTIVE
     | BUFFERS
     | STEPS
-    | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "training_env", "sac", "skill_discovery")}
+    | {f"sb3_metra.common.{name}" for name in ("constructor", "policies", "training_env", "sac", "skill_discovery")}
 )
 EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
@@ -40,6 +41,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.type_aliases": set(),
     "sb3_metra.common.versions": set(),
     "sb3_metra.common.files": set(),
+    "sb3_metra.common.arguments": set(),
+    "sb3_metra.common.spaces": {"sb3_metra.common.checks"},
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
@@ -51,10 +54,10 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.episodes": LEAVES,
     "sb3_metra.common.buffers": ARRAYS | LEAVES,
     "sb3_metra.common.frame_buffer": BUFFERS | LEAVES,
-    "sb3_metra.common.arguments": BUFFERS,
+    "sb3_metra.common.constructor": BUFFERS | VALUES,
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,
-    "sb3_metra.common.training_env": LEAVES,
+    "sb3_metra.common.training_env": SPACES,
     "sb3_metra.common.sac": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.common.representation_discovery": LOOP,

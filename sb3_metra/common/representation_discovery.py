@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_metra.common.networks import Representation, check_finite
+from sb3_metra.common.constructor import check_phi_kwargs
+from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
 from sb3_metra.common.representation import RepresentationObjective
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.skills import make_prior
+from sb3_metra.common.spaces import read_observations
 
 
 class RepresentationDiscovery(SkillDiscovery):
@@ -54,6 +57,7 @@ class RepresentationDiscovery(SkillDiscovery):
         """
         names = ("features_extractor_class", "features_extractor_kwargs", "normalize_images")
         extractor = {name: getattr(self.policy, name) for name in names}
+        self.phi_kwargs = check_phi_kwargs(Representation, self.phi_kwargs, extractor["features_extractor_class"])
         arguments = extractor | self.phi_kwargs | kwargs
         return Representation(self.observation_space, self.action_space, self.skill_prior.dim, **arguments)
 
@@ -63,13 +67,12 @@ class RepresentationDiscovery(SkillDiscovery):
 
         :param observation: one observation or a batch of n
         :return: (n, skill_dim), without the first axis for one observation
-        :raises ValueError: if the observation is not finite
+        :raises ValueError: if the observation is not finite, or has another shape
         """
-        check_finite(observation)
         phi = self.objective.phi
-        obs, vectorized = phi.obs_to_tensor(observation)
+        arrays, _, vectorized = read_observations(observation, self.observation_space)
         with th.no_grad():
-            latents = phi(obs).cpu().numpy()
+            latents = phi(obs_as_tensor(arrays, phi.device)).cpu().numpy()
         return latents if vectorized else latents[0]
 
     def skill_toward(
@@ -82,4 +85,7 @@ class RepresentationDiscovery(SkillDiscovery):
         :param goal: an observation g of the goal, or a batch of n
         :return: (n, skill_dim), without the first axis for one observation
         """
-        return self.skill_prior.toward(self.encode(goal) - self.encode(observation))
+        here, there = self.encode(observation), self.encode(goal)
+        if here.ndim == there.ndim == 2 and len(here) != len(there):
+            raise ValueError(f"goal must hold one for each of the {len(here)} observations, got {len(there)}")
+        return self.skill_prior.toward(there - here)
