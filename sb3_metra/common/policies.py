@@ -343,7 +343,7 @@ class SkillPolicy(BasePolicy):
         :param deterministic: the mode of the policy instead of a sample
         :return: actions in [-1, 1], (n, \\*action_shape)
         """
-        if self.training:
+        if self.actor.training:
             self.set_training_mode(False)
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
         with th.no_grad():
@@ -398,13 +398,15 @@ class SkillPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self.actor(observation, deterministic)
 
-    def set_training_mode(self, mode: bool) -> None:
+    def train(self, mode: bool = True) -> SkillPolicy:
         """
-        :param mode: training mode for actor and critic; the target stays in evaluation mode
+        As PyTorch's, but the target critics stay in evaluation mode.
+
+        :param mode: training mode for actor and critics
         """
-        self.actor.set_training_mode(mode)
-        self.critic.set_training_mode(mode)
-        self.training = mode
+        super().train(mode)
+        self.critic_target.train(False)
+        return self
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ["skill_prior", "net_arch", "activation_fn", "actor_activation_fn", "features_extractor_class"]

@@ -70,6 +70,8 @@ class RepresentationDiscovery(SkillDiscovery):
         :raises ValueError: if the observation is not finite, or has another shape
         """
         phi = self.objective.phi
+        if phi.training:
+            self.objective.eval()
         arrays, _, vectorized = read_observations(observation, self.observation_space)
         with th.no_grad():
             latents = phi(obs_as_tensor(arrays, phi.device)).cpu().numpy()
