@@ -342,13 +342,16 @@ class SkillPolicy(BasePolicy):
         :param skills: (n, skill_dim)
         :param deterministic: the mode of the policy instead of a sample
         :return: actions in [-1, 1], (n, \\*action_shape)
+        :raises ValueError: if they are not finite
         """
         if self.actor.training:
             self.set_training_mode(False)
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
         with th.no_grad():
-            actions = self._predict(conditioned, deterministic)
-        return actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+            actions = self._predict(conditioned, deterministic).cpu().numpy()
+        if not np.vdot(actions, actions) < np.inf:
+            raise ValueError("actions must be finite, got NaN or infinity from the actor: look at its weights")
+        return actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
     def _choose_skills(self, n: int, state: np.ndarray | None, begins: np.ndarray | None) -> np.ndarray:
         if state is None:

@@ -75,6 +75,8 @@ class RepresentationDiscovery(SkillDiscovery):
         arrays, _, vectorized = read_observations(observation, self.observation_space)
         with th.no_grad():
             latents = phi(obs_as_tensor(arrays, phi.device)).cpu().numpy()
+        if not np.isfinite(latents).all():
+            raise ValueError("phi must be finite, got NaN or infinity: look at its weights, and at the observation")
         return latents if vectorized else latents[0]
 
     def skill_toward(

@@ -143,7 +143,7 @@ class SkillDiscovery(SkillSAC):
         new_obs, rewards, dones, infos = env.step(actions)
         self._last_obs, new_obs = before, copy_observation(new_obs)
         try:
-            check_step(new_obs, rewards, dones, env)
+            dones = check_step(new_obs, rewards, dones, env)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
         except BaseException:
             self._last_obs = None

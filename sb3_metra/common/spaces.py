@@ -13,7 +13,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, is_vecenv_wrapped, unwrap_vec_normalize
 from torch import nn
 
-_LARGEST = float(np.finfo(np.float32).max)
+from sb3_metra.common.checks import MAX_MAGNITUDE, as_flags, check_magnitude
 
 
 class UnsupportedSpaceError(ValueError, NotImplementedError, AssertionError):
@@ -80,7 +80,7 @@ def check_action_space(space: spaces.Space) -> None:
         reason = "an action must have at least one component: let its shape be (1,)"
     else:
         low, high = (np.asarray(x, dtype=np.float64) for x in (space.low, space.high))
-        if not (np.isfinite(low) & np.isfinite(high) & (high - low <= _LARGEST)).all():
+        if not (np.isfinite(low) & np.isfinite(high) & (high - low <= MAX_MAGNITUDE)).all():
             reason = "it must have a finite lower and upper bound: wrap the environment in RescaleAction or ClipAction"
         elif not (low < high).all():
             reason = "each lower bound must be below its upper bound: leave out actions that cannot move"
@@ -145,7 +145,7 @@ def from_environment(index: int) -> str:
 
 def check_finite(observations: Any, source: str = "") -> None:
     """
-    Refuse observations that are not finite in single precision.
+    Refuse observations that are not finite, or whose squares single precision does not hold.
 
     :param observations: an array, or a dictionary of arrays
     :param source: where they come from, to end the error with
@@ -178,7 +178,7 @@ def check_observation(observation: Any, space: spaces.Space, source: str, finite
             _check_magnitude(array, key, source)
 
 
-def check_step(observations: Any, rewards: Any, dones: Any, env: VecEnv) -> None:
+def check_step(observations: Any, rewards: Any, dones: Any, env: VecEnv) -> np.ndarray:
     """
     Refuse what environments return and what could be stored only by a cast or by broadcasting.
 
@@ -186,18 +186,18 @@ def check_step(observations: Any, rewards: Any, dones: Any, env: VecEnv) -> None
     :param rewards: (n_envs,)
     :param dones: (n_envs,)
     :param env: the vectorised environment
+    :return: ``dones`` as booleans
     :raises ValueError: in a sentence that names the environment
     """
     for key, part in _parts(env.observation_space).items():
         shape, x = (env.num_envs, *part.shape), observations  # type: ignore[misc]
         if (got := np.shape(x[key] if isinstance(x, dict) else x)) != shape:
             raise ValueError(f"{key} must have shape {shape} from the environments, got {got}")
-    rewards, dones = np.asarray(rewards), np.asarray(dones)
+    rewards = np.asarray(rewards)
     if rewards.dtype.kind not in "biuf" or not np.isfinite(rewards).all():
         index = next(i for i, x in enumerate(rewards.tolist()) if not _is_number(x))
         raise ValueError(f"reward must be a finite number, got {rewards.tolist()[index]!r} {from_environment(index)}")
-    if dones.dtype != np.bool_ and not np.isin(dones, (0, 1)).all():
-        raise ValueError(f"terminated and truncated must be True or False, got {dones.tolist()} from the environments")
+    return as_flags(dones, "terminated and truncated", (env.num_envs,))
 
 
 def check_outcome(reward: Any, terminated: Any, truncated: Any, info: Any, source: str) -> None:
@@ -300,12 +300,8 @@ def _holds_integers(space: spaces.Space) -> bool:
 
 def _check_magnitude(x: Any, name: str, source: str) -> None:
     # one product is faster than asking each number, and false for NaN
-    if x.dtype.kind != "f" or float(np.vdot(x, x)) < _LARGEST:
-        return
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity {source}".rstrip())
-    if (largest := float(np.abs(x).max())) > _LARGEST:
-        raise ValueError(f"{name} must be finite in single precision, got {largest:g} {source}".rstrip())
+    if x.dtype.kind == "f" and not float(np.vdot(x, x)) < MAX_MAGNITUDE:
+        check_magnitude(x, name, source)
 
 
 def _is_number(x: Any) -> bool:
