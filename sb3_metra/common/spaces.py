@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -157,25 +158,34 @@ def check_finite(observations: Any, source: str = "") -> None:
         _check_magnitude(x, key, source)
 
 
-def check_observation(observation: Any, space: spaces.Space, source: str, finite: bool = True) -> None:
+def check_observation(observation: Any, space: spaces.Space, source: str) -> None:
     """
     Refuse an observation that would fit its space only by broadcasting, or by a cast that changes it.
+
+    One of its space's own type may hold NaN; it is refused where it is acted on, and where it is stored.
 
     :param observation: one observation
     :param space: its space
     :param source: where it comes from, to end the error with
-    :param finite: refuse NaN and infinity, too
     :raises ValueError: in a sentence
     """
-    if isinstance(space, spaces.Dict) and not (isinstance(observation, dict) and observation.keys() >= space.keys()):
+    if not isinstance(space, spaces.Dict):
+        _check_one(observation, space, "observation", source)
+        return
+    if not isinstance(observation, dict) or not observation.keys() >= space.keys():
         _refuse_keys(observation, space, source)
-    for key, part in _parts(space).items():
-        array = _as_array(observation[key] if isinstance(space, spaces.Dict) else observation, key, source)
-        if array.shape != part.shape and not (part.shape == () and array.size == 1):
-            raise ValueError(f"{key} must have shape {part.shape}, got {array.shape} {source}".rstrip())
-        _check_values(array, part, key, source)
-        if finite:
-            _check_magnitude(array, key, source)
+    for key, part in space.spaces.items():
+        _check_one(observation[key], part, key, source)
+
+
+def _check_one(x: Any, space: spaces.Space, name: str, source: str) -> None:
+    if type(x) is np.ndarray and x.dtype == space.dtype and x.shape == space.shape and type(space) is spaces.Box:
+        return
+    x = _as_array(x, name, source)
+    if x.shape != space.shape and not (space.shape == () and x.size == 1):
+        raise ValueError(f"{name} must have shape {space.shape}, got {x.shape} {source}".rstrip())
+    _check_values(x, space, name, source)
+    _check_magnitude(x, name, source)
 
 
 def check_step(observations: Any, rewards: Any, dones: Any, env: VecEnv) -> np.ndarray:
@@ -211,7 +221,7 @@ def check_outcome(reward: Any, terminated: Any, truncated: Any, info: Any, sourc
     :param source: which environment, to end the error with
     :raises ValueError: in a sentence
     """
-    if type(reward) is not float and not _is_number(reward):
+    if not (isinstance(reward, (float, np.floating)) and math.isfinite(reward)) and not _is_number(reward):
         raise ValueError(f"reward must be a finite number, got {reward!r} {source}")
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if type(flag) is not bool and not (isinstance(flag, (np.bool_, int, np.integer)) and flag in (0, 1)):

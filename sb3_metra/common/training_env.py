@@ -42,7 +42,7 @@ class OwnObservations(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As Gymnasium's ``reset``."""
         observation, info = self.env.reset(**kwargs)
-        check_observation(observation, self._space, self._source, finite=False)  # nothing is lost until it is acted on
+        check_observation(observation, self._space, self._source)
         return copy_observation(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
