@@ -1,8 +1,8 @@
 """
 Kinds of arguments: what a value must be, in words, and how it is read.
 
-Three rules hold wherever a number is expected. NumPy's scalars count as Python's. A whole number may be written as a
-float, as in ``1e5``. A number may be written as a string, because YAML 1.1 reads ``1e-3`` as one. A bool is no number.
+Wherever a number is expected, NumPy's scalars count as Python's, and a bool is no number. A whole number may be written
+as a float, as in ``1e5``. A string counts if it is a number with an exponent, because YAML 1.1 reads ``1e-3`` as a string.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import difflib
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+_WITH_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,10 @@ def parameter_names(function: Callable[..., Any]) -> set[str] | None:
 
 
 def _as_float(value: Any) -> float:
-    _require(isinstance(value, (int, float, str, np.integer, np.floating)) and not isinstance(value, bool))
+    if isinstance(value, str):
+        _require(_WITH_EXPONENT.fullmatch(value) is not None)
+    else:
+        _require(isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool))
     return float(value)
 
 

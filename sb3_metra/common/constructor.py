@@ -46,7 +46,12 @@ def _ent_coef(value: Any) -> Any:
 
 
 def _target_entropy(value: Any) -> Any:
-    return value if isinstance(value, str) and value == "auto" else number().read(value)
+    return "auto" if isinstance(value, str) and value == "auto" else number().read(_from_text(value))
+
+
+def _from_text(value: Any) -> Any:
+    """SB3 takes a number in a string for its coefficients."""
+    return float(value) if isinstance(value, str) else value
 
 
 def _device(value: Any) -> Any:

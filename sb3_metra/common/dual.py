@@ -41,7 +41,11 @@ class DualVariable(nn.Module):
         :param name: the argument to name in an error
         """
         learnable = isinstance(text, str) and text.startswith("auto")
-        value = 1.0 if text == "auto" else text.removeprefix("auto_") if isinstance(text, str) else text
+        digits = text.removeprefix("auto_") if isinstance(text, str) else text
+        try:
+            value = 1.0 if text == "auto" else float(digits) if isinstance(digits, str) else digits
+        except ValueError:
+            raise ValueError(f'{name} must be a number, "auto" or "auto_0.01", got {text!r}') from None
         return cls(value, learnable, name)
 
     @property

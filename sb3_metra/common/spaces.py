@@ -153,7 +153,10 @@ def check_finite(observations: Any, source: str = "") -> None:
     :raises ValueError: for NaN and infinity, named by their key, and for what ``env.reset()`` returns
     """
     if isinstance(observations, tuple):
-        raise ValueError("observation must be an array or a dict, got a tuple: `env.reset()` returns (obs, info)")
+        raise ValueError(
+            "observation must be an array or a dict, got a tuple: `env.reset()` returns (obs, info), which is mixing Gym "
+            "API and the API of SB3's VecEnv"
+        )
     for key, x in observations.items() if isinstance(observations, dict) else [("observation", observations)]:
         _check_magnitude(x, key, source)
 
