@@ -12,7 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch import nn
 
-from sb3_metra.common.networks import PixelEncoder, Representation, SkillExtractor, check_finite, initialize
+from sb3_metra.common.networks import PixelEncoder, Representation, SkillExtractor, initialize
+from sb3_metra.common.spaces import check_finite
 
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)

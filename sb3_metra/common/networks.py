@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
@@ -13,6 +12,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from torch import nn
 
+from sb3_metra.common.arguments import integer, number
 from sb3_metra.common.type_aliases import Observations
 
 
@@ -68,8 +68,7 @@ class PixelEncoder(BaseFeaturesExtractor):
         assert observation_space.shape is not None
         channels, height, width = observation_space.shape
         height_out, width_out = _size_after_convolutions(height), _size_after_convolutions(width)
-        if not std > 0:
-            raise ValueError(f"std must be greater than 0, got {std!r}")
+        depth, mean, std = integer(1)("depth", depth), number()("mean", mean), number(above=0)("std", std)
         if min(height_out, width_out) < 1:
             raise ValueError(f"observation must be an image of at least 46x46 pixels, got {height}x{width}")
         super().__init__(observation_space, 8 * depth * height_out * width_out)
@@ -110,7 +109,7 @@ class SkillExtractor(BaseFeaturesExtractor):
     ) -> None:
         skill_space = observation_space["skill"]
         assert skill_space.shape is not None
-        extractor = extractor_class(observation_space["observation"], **extractor_kwargs)
+        extractor = make_extractor(observation_space["observation"], extractor_class, extractor_kwargs)
         super().__init__(observation_space, extractor.features_dim + skill_space.shape[0])
         self.extractor = extractor
 
@@ -163,7 +162,9 @@ class Representation(BaseModel):
             normalize_images=normalize_images,
             **extractor_kwargs,  # type: ignore[arg-type]
         )
-        self.features_extractor = self.make_features_extractor()
+        self.features_extractor = make_extractor(
+            observation_space, self.features_extractor_class, self.features_extractor_kwargs
+        )
         features_dim = self.features_extractor.features_dim
         if normalize_steps and any(True for _ in self.features_extractor.parameters()):
             raise ValueError(f"normalize_steps=True needs vectors as observations, got {observation_space}")
@@ -265,6 +266,33 @@ def state_dim(space: spaces.Space, method: str) -> int:
     return sum(get_flattened_obs_dim(part) for part in parts)
 
 
+def make_extractor(
+    space: spaces.Space, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any]
+) -> BaseFeaturesExtractor:
+    """
+    A new extractor.
+
+    :param space: observations
+    :param extractor_class: any of SB3's, or one's own
+    :param kwargs: its keyword arguments; with ``normalized_image``, images are floats, and their channels come first
+    :raises ValueError: if it cannot read such observations
+    """
+    for key, part in space.items() if isinstance(space, spaces.Dict) else [("observation", space)]:
+        shape = part.shape
+        if kwargs.get("normalized_image") and shape is not None and len(shape) == 3 and min(shape) != shape[0]:
+            raise ValueError(
+                f"{key} must be an image with channels first where normalize_images=False, got shape {shape}: let the "
+                "environment move its last axis to the front"
+            )
+    try:
+        return extractor_class(space, **kwargs)
+    except (RuntimeError, AssertionError, AttributeError) as error:
+        raise ValueError(
+            f"features_extractor_class must be able to read observations of {space}, got {extractor_class.__name__}, "
+            f"which says: {' '.join(str(error).split())}"
+        ) from error
+
+
 def prepare(observations: Any, space: spaces.Space, normalize_images: bool = True) -> Any:
     """
     Observations as networks take them: SB3's ``preprocess_obs``, but what is floating-point already only becomes single
@@ -310,21 +338,6 @@ def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:
         if isinstance(layer, nn.Linear):
             weight_init(layer.weight, gain=gain)
             nn.init.zeros_(layer.bias)
-
-
-def check_finite(observations: Any, source: str = "") -> None:
-    """
-    Refuse observations that are not finite.
-
-    :param observations: an array, or a dictionary of arrays
-    :param source: where they come from, to end the error with
-    :raises ValueError: for NaN and infinity, named by their key, and for what ``env.reset()`` returns
-    """
-    if isinstance(observations, tuple):
-        raise ValueError("observation must be an array or a dict, got a tuple: `env.reset()` returns (obs, info)")
-    for key, x in observations.items() if isinstance(observations, dict) else [("observation", observations)]:
-        if not np.isfinite(x).all():
-            raise ValueError(f"{key} must be finite, got NaN or infinity {source}".rstrip())
 
 
 def _size_after_convolutions(size: int) -> int:
