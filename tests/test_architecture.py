@@ -34,7 +34,10 @@ LOOP = (
     | STEPS
     | FILES
     | WORKERS
-    | {f"sb3_metra.common.{name}" for name in ("constructor", "policies", "training_env", "env_state", "checkpoint")}
+    | {
+        f"sb3_metra.common.{name}"
+        for name in ("constructor", "actor_critic", "policies", "training_env", "env_state", "checkpoint")
+    }
     | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "skill_discovery")}
 )
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
@@ -70,7 +73,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.extractors": NETWORKS,
     "sb3_metra.common.skill_counts": LEAVES,
     "sb3_metra.common.representation": OBJECTIVE,
-    "sb3_metra.common.policies": OBJECTIVE,
+    "sb3_metra.common.actor_critic": OBJECTIVE,
+    "sb3_metra.common.policies": OBJECTIVE | {"sb3_metra.common.actor_critic"},
     "sb3_metra.common.arrays": LEAVES,
     "sb3_metra.common.checks": LEAVES,
     "sb3_metra.common.episodes": LEAVES,
