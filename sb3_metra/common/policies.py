@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -27,6 +27,7 @@ from torch.distributions import Normal
 
 from sb3_metra.common.arguments import FLAG, shorten
 from sb3_metra.common.networks import PixelEncoder, SkillExtractor, initialize, prepare
+from sb3_metra.common.policy_file import PersistentPolicy
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.spaces import read_observations
 from sb3_metra.common.type_aliases import Observations
@@ -131,7 +132,7 @@ class SkillCritic(BaseModel):
         return tuple(q_network(x).float() for q_network, x in zip(self.q_networks, features, strict=True))
 
 
-class SkillPolicy(BasePolicy):
+class SkillPolicy(PersistentPolicy):
     """
     Actor and critics of a skill-conditioned SAC. A skill is the ``state`` of SB3's predictor protocol.
 
