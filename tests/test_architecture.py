@@ -24,7 +24,7 @@ ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes"
 BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
 FILES = {
     f"sb3_metra.common.{name}"
-    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "normalization")
+    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "policy_file", "normalization")
 }
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 WORKERS = {"sb3_metra.common.workers"}
@@ -74,7 +74,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.skill_counts": LEAVES,
     "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.actor_critic": OBJECTIVE,
-    "sb3_metra.common.policies": OBJECTIVE | {"sb3_metra.common.actor_critic"},
+    "sb3_metra.common.policies": OBJECTIVE | FILES | {"sb3_metra.common.actor_critic", "sb3_metra.common.policy_file"},
+    "sb3_metra.common.policy_file": {"sb3_metra.common.archive", "sb3_metra.common.saving"},
     "sb3_metra.common.arrays": LEAVES,
     "sb3_metra.common.checks": LEAVES,
     "sb3_metra.common.episodes": LEAVES,

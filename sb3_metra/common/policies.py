@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -23,12 +22,13 @@ from torch import nn
 from sb3_metra.common.actor_critic import SkillActor, SkillCritic
 from sb3_metra.common.arguments import FLAG, shorten
 from sb3_metra.common.networks import PixelEncoder, SkillExtractor, initialize, prepare
+from sb3_metra.common.policy_file import PersistentPolicy
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.spaces import read_observations
 from sb3_metra.common.type_aliases import Observations
 
 
-class SkillPolicy(BasePolicy):
+class SkillPolicy(PersistentPolicy):
     """
     Actor and critics of a skill-conditioned SAC. A skill is the ``state`` of SB3's predictor protocol.
 
