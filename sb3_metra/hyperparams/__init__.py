@@ -59,7 +59,7 @@ def _shipped(algorithm: str, paper: bool) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        import yaml  # type: ignore[import-untyped]
+        import yaml
     except ImportError as error:
         raise ImportError(
             'Reading the shipped settings needs PyYAML: install it with `pip install "sb3-metra[zoo]"`.'
