@@ -16,8 +16,9 @@ import numpy as np
 
 import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra.envs.locomotion import NORMALIZATION_PATH, AntEnv, HalfCheetahEnv
+from sb3_metra.envs.suite import HumanoidEnv, QuadrupedEnv
 
-ENVIRONMENTS = (AntEnv.env_id, HalfCheetahEnv.env_id)
+ENVIRONMENTS = (AntEnv.env_id, HalfCheetahEnv.env_id, QuadrupedEnv.env_id, HumanoidEnv.env_id)
 
 
 def collect(env: gym.Env, rollouts: int, length: int, seed: int) -> np.ndarray:
@@ -34,7 +35,7 @@ def collect(env: gym.Env, rollouts: int, length: int, seed: int) -> np.ndarray:
     assert isinstance(env.action_space, gym.spaces.Box)
     low, high = env.action_space.low, env.action_space.high
     rng = np.random.default_rng(seed)
-    states = np.empty((rollouts, length, body.model.nq + body.model.nv))
+    states = np.empty((rollouts, length, body.model.nq + body.model.nv + body.model.na))
     body.reset(seed=seed)
     for rollout in states:
         body.reset()

@@ -3,9 +3,8 @@ Train METRA or another method (--algo) with the shipped settings; record coverag
 model.
 
 Any task of the dm_control suite will do, from pixels: --env dmc/point_mass-easy. On one core, or on a GPU with
-environments in processes of their own: --device cuda. With --minutes it stops in time and leaves a checkpoint, from
-which the same command goes on: weights, optimisers, multipliers, replay and step counter are those of before, and new
-episodes begin.
+environments in processes of their own: --device cuda. With --checkpoint-minutes it leaves checkpoints, from which the
+same command goes on as if it had never stopped; with --minutes it stops in time.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import argparse
 import ast
 import csv
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -24,13 +22,14 @@ import gymnasium
 import numpy as np
 import stable_baselines3
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_metra.envs  # registers the environments
 from sb3_metra import ALGORITHMS
+from sb3_metra.common.checkpoint import RunCheckpointCallback
+from sb3_metra.envs.batch import can_batch, make_batch_vec_env
 from sb3_metra.envs.vec import make_pixel_vec_env
 from sb3_metra.evaluation import SkillEvalCallback
 from sb3_metra.evaluation.faithfulness import displacement_cosine
@@ -41,63 +40,88 @@ METHODS = {name.lower(): algorithm for name, algorithm in ALGORITHMS.items()}
 NOT_THE_MODELS = ("n_timesteps", "n_envs", "env_kwargs")
 
 
-class Checkpoint(BaseCallback):
+class TimedCheckpoint(RunCheckpointCallback):
     """
-    Keeps model and replay buffer from time to time and at the end, and ends training when the time is over.
+    Writes a checkpoint from time to time and at the end, and ends training when the time is over.
 
-    :param folder: where ``checkpoint.zip`` and ``checkpoint_replay.pkl`` go
+    :param folder: where checkpoints go
     :param minutes: wall time to train for; ``None``: no limit
     :param every: minutes between two checkpoints; 0: none
     """
 
     def __init__(self, folder: Path, minutes: float | None, every: float) -> None:
-        super().__init__()
-        self.folder, self.every = folder, every
+        super().__init__(1, folder, keep=1)
+        self.every = every
         self.started = self.kept = time.monotonic()
         self.minutes = float("inf") if minutes is None else minutes
+
+    def get_state(self) -> dict[str, int]:
+        """The clock is not part of a run."""
+        return {"last_saved": self.last_saved, "n_calls": self.n_calls}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Go on counting."""
+        self.last_saved, self.n_calls = state["last_saved"], state["n_calls"]
 
     def _on_step(self) -> bool:
         return time.monotonic() - self.started < 60 * self.minutes
 
     def _on_rollout_start(self) -> None:
         if self.every and time.monotonic() - self.kept > 60 * self.every:
-            self.keep()
+            self.save()
 
-    def keep(self) -> None:
-        """Write both files beside their places, and put them there only once they are whole."""
-        self.model.save(self.folder / "new.zip")
-        self.model.save_replay_buffer(self.folder / "new_replay.pkl")  # type: ignore[attr-defined]
-        for new, name in (("new.zip", "checkpoint.zip"), ("new_replay.pkl", "checkpoint_replay.pkl")):
-            os.replace(self.folder / new, self.folder / name)
+    def _on_training_end(self) -> None:
+        if self.every:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint now."""
+        super().save()
         self.kept = time.monotonic()
 
 
 def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
-    """Environments that MuJoCo draws in a process each, others in this one."""
+    """Environments that MuJoCo draws in a process each, its bodies in a batch, others in turn."""
     if env_id.startswith("dmc/"):
         from sb3_metra.envs.dmc import make_pixel_env
 
         domain, task = env_id.removeprefix("dmc/").split("-")
         of_suite = {"domain": domain, "task": task} | (env_kwargs or {})
         return make_pixel_vec_env(make_pixel_env, n_envs, seed=seed, env_kwargs=of_suite)
-    drawn = env_id.endswith("Pixels-v0")
-    return (make_pixel_vec_env if drawn else make_vec_env)(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    if env_id.endswith("Pixels-v0"):
+        return make_pixel_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    if can_batch(env_id, env_kwargs):
+        return make_batch_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    return make_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
 
 
-def join_logs(folder: Path) -> list[dict[str, str]]:
-    """Put the logs of all sessions into one progress.csv, CPU seconds counted on; returns its rows."""
+def join_logs(folder: Path, until: float = float("inf")) -> None:
+    """
+    Put the logs of all sessions into one progress.csv, CPU seconds counted on.
+
+    :param folder: a run's folder
+    :param until: the step that the next session goes on from: what was logged after it is forgotten
+    """
     rows: list[dict[str, str]] = []
     for path in sorted(folder.glob("session_*.csv")):
         before = max((float(row["time/cpu_seconds"] or 0) for row in rows), default=0.0)
         with path.open() as file:
-            for row in csv.DictReader(file):
-                seconds = row.get("time/cpu_seconds")
-                rows.append(row | ({"time/cpu_seconds": str(float(seconds) + before)} if seconds else {}))
-    with (folder / "progress.csv").open("w", newline="") as file:
+            content = list(csv.DictReader(file))
+        if any(float(row["time/total_timesteps"]) > until for row in content):
+            content = [row for row in content if float(row["time/total_timesteps"]) <= until]
+            write_rows(path, content)
+        for row in content:
+            seconds = row.get("time/cpu_seconds")
+            rows.append(row | ({"time/cpu_seconds": str(float(seconds) + before)} if seconds else {}))
+    write_rows(folder / "progress.csv", rows)
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write rows as CSV."""
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, sorted({name for row in rows for name in row}), restval="")
         writer.writeheader()
         writer.writerows(rows)
-    return rows
 
 
 def main() -> None:
@@ -141,25 +165,21 @@ def main() -> None:
     arguments = {key: value for key, value in settings.items() if key not in NOT_THE_MODELS}
     env = make_envs(args.env, settings["n_envs"], args.seed, settings.get("env_kwargs"))
     eval_env = make_envs(args.env, settings["n_envs"], env_kwargs=args.env_kwargs)
-    checkpoint = args.out / "checkpoint.zip"
+    checkpoints = args.out / "checkpoints"
     coverage = SkillEvalCallback(
         eval_env, args.eval_freq, args.eval_skills, cell_size=args.cell_size, best_model_save_path=args.out, verbose=1
     )
-    if goes_on := checkpoint.is_file():
-        model = algorithm.load(checkpoint, env, device=args.device)
-        model.load_replay_buffer(args.out / "checkpoint_replay.pkl")
-        earlier = [row.get("eval/policy_state_coverage") or -1 for row in join_logs(args.out)]
-        coverage.best_coverage = max(map(int, map(float, earlier)), default=-1)
+    if goes_on := checkpoints.is_dir():
+        model = algorithm.resume(checkpoints, env, device=args.device)
+        join_logs(args.out, model.num_timesteps)
     else:
         model = algorithm(env=env, seed=args.seed, device=args.device, **arguments)
     session = len(list(args.out.glob("session_*.csv")))
     model.set_logger(Logger(str(args.out), [CSVOutputFormat(str(args.out / f"session_{session:03}.csv"))]))
-    keeper = Checkpoint(args.out, args.minutes, args.checkpoint_minutes)
+    keeper = TimedCheckpoint(checkpoints, args.minutes, args.checkpoint_minutes)
     start, before = time.process_time(), model.num_timesteps
     model.learn(steps - before, [keeper, coverage], log_interval=10**9, reset_num_timesteps=not goes_on)
     model.save(args.out / "model")
-    if args.checkpoint_minutes:
-        keeper.keep()
     model.logger.close()
     join_logs(args.out)
     if coverage.last_trajectories[0].coordinates.ndim == 2:

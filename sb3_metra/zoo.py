@@ -8,7 +8,6 @@ as long as it is open. Everything else is rl_zoo3's.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv
 
 try:
     import rl_zoo3
@@ -27,6 +26,7 @@ try:
     import rl_zoo3.exp_manager
     import rl_zoo3.hyperparams_opt
     import rl_zoo3.train
+    import rl_zoo3.utils
     from optuna import Trial
     from rl_zoo3.callbacks import TrialEvalCallback
 except ImportError as error:
@@ -36,11 +36,13 @@ except ImportError as error:
 
 import sb3_metra.envs  # noqa: F401  registers the environments
 from sb3_metra.algorithms.metra import METRA
+from sb3_metra.commands.loading import check_device, find_statistics, load_algorithm
+from sb3_metra.common.files import atomic_path
 from sb3_metra.common.workers import WorkerError, WorkerVecEnv
 from sb3_metra.downstream import TASKS, SkillActionVecWrapper
-from sb3_metra.evaluation.callbacks import log_metrics
-from sb3_metra.evaluation.metrics import evaluate_skills, judged_by
+from sb3_metra.evaluation.callbacks import SkillEvalCallback
 from sb3_metra.hyperparams import settings_path
+from sb3_metra.zoo_input import check_settings, check_settings_file, check_words, read_numbers
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"metra": METRA}
 """This package's algorithms under the names that ``--algo`` knows."""
@@ -65,46 +67,52 @@ class CoverageEvalCallback(EvalCallback):
     cannot be judged by coverage: it is judged by its reward, and one line says so.
     """
 
-    judged_by: str | None
+    skills: SkillEvalCallback
 
     def _init_callback(self) -> None:
         super()._init_callback()
-        self.judged_by = judged_by(self.model, self.eval_env)
-        if self.judged_by is None:
+        self.skills = SkillEvalCallback(self.eval_env, n_skills=self.n_eval_episodes)
+        self.skills.init_callback(self.model)
+        if self.skills.judged_by is None:
             print(
                 'Judging by the environment\'s reward: it has no info["coordinates"] to measure coverage with, '
                 'and no info["tasks"].'
             )
+        elif self.best_model_save_path is not None:
+            self.skills.keep_best_in(self.best_model_save_path)
+
+    def _on_training_start(self) -> None:
+        self.skills.on_training_start(self.locals, self.globals)
+
+    def on_step(self) -> bool:
+        """As SB3's; the coverage of training is counted at every step, which rl_zoo3's own class does not hand on."""
+        self.skills.update_locals(self.locals)
+        self.skills.on_step()
+        return super().on_step()
 
     def _on_step(self) -> bool:
-        if self.judged_by is None:
+        if self.skills.judged_by is None:
             return super()._on_step()
         if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0:
-            return self._judge(self.judged_by)
+            return self._judge(self.skills.judged_by)
         return True
 
     def _judge(self, name: str) -> bool:
-        """Measure the skills, log it and keep the model where coverage is the best so far."""
-        if self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, self.eval_env)
-        metrics = evaluate_skills(self.model, self.eval_env, n_skills=self.n_eval_episodes)
-        self.last_mean_reward = float(metrics[name])
+        """Measure the skills, log it and keep the model if coverage is the best so far."""
+        before = self.best_mean_reward
+        self.last_mean_reward = float(self.skills.evaluate())
+        self.best_mean_reward = max(before, self.last_mean_reward)
         if self.log_path is not None:
             self.evaluations_timesteps.append(self.num_timesteps)
             self.evaluations_results.append([self.last_mean_reward])
-            np.savez(self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results)
+            with atomic_path(self.log_path + ".npz") as aside:
+                np.savez(aside, timesteps=self.evaluations_timesteps, results=self.evaluations_results)
         if self.verbose >= 1:
-            print(f"Eval num_timesteps={self.num_timesteps}, {name}={metrics[name]}")
-        log_metrics(self.logger, metrics, self.num_timesteps)
-
-        continue_training = True
-        if self.last_mean_reward > self.best_mean_reward:
-            self.best_mean_reward = self.last_mean_reward
-            if self.best_model_save_path is not None:
-                self.model.save(os.path.join(self.best_model_save_path, "best_model"))
-            if self.callback_on_new_best is not None:
-                continue_training = self.callback_on_new_best.on_step()
-        return continue_training and self._on_event()
+            print(f"Eval num_timesteps={self.num_timesteps}, {name}={self.skills.last_coverage}")
+        go_on = True
+        if self.last_mean_reward > before and self.callback_on_new_best is not None:
+            go_on = self.callback_on_new_best.on_step()
+        return go_on and self._on_event()
 
 
 class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
@@ -116,7 +124,12 @@ class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
 
 
 class KeepingExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
-    """rl_zoo3's, which keeps what was learnt if a worker ends training."""
+    """rl_zoo3's, which checks the settings that it reads, and keeps what was learnt if a worker ends training."""
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        check_settings_file(self.config)
+        settings, saved = super().read_hyperparameters()
+        return check_settings(settings, self.n_timesteps), read_numbers(saved)
 
     def learn(self, model: BaseAlgorithm) -> None:
         try:
@@ -215,14 +228,18 @@ def follow_skills(env: VecEnv, model: str, skill_length: int = 25) -> SkillActio
     :param env: tasks
     :param model: path of the saved model, a zip file
     :param skill_length: steps of the environments that a skill is followed
-    :raises ValueError: where there is no such model, or it learnt on normalised observations
+    :raises ValueError: if there is no such model, or it learnt on normalised observations and does not carry how
     """
     path = Path(model)
     if not path.is_file():
         raise ValueError(f"--skills must be a saved model, a zip file, got {model!r}, which is no file.")
-    if any(path.parent.glob("*/vecnormalize.pkl")):
-        raise ValueError(f"--skills must not have learnt on observations that rl_zoo3 normalised, as {model!r} has.")
-    return SkillActionVecWrapper(env, METRA.load(path), skill_length)
+    skills = load_algorithm(path)
+    if getattr(skills, "normalization", None) is None and find_statistics(path) is not None:
+        raise ValueError(
+            f"--skills must carry the statistics of the observations that it learnt on, got {model!r}, which has them "
+            "in a file beside it alone: save it again with this version of sb3_metra."
+        )
+    return SkillActionVecWrapper(env, skills, skill_length)
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -312,6 +329,7 @@ def _run(script: str, arguments: Sequence[str]) -> None:
     :param arguments: the script's arguments
     """
     register()
+    check_device(check_words(arguments, vars(rl_zoo3.utils)))
     argv = sys.argv
     sys.argv = [f"sb3-metra {script}", *arguments]
     try:

@@ -212,10 +212,14 @@ def test_normalised_observation_by_hand() -> None:
 def test_normalization_file_has_the_paper_size_and_plain_statistics() -> None:
     document = json.loads(NORMALIZATION_PATH.read_text())
     assert (document["provenance"]["rollouts"], document["provenance"]["length"]) == (10_000, 50)
-    assert set(document["environments"]) == {ANT, CHEETAH}
+    assert set(document["environments"]) == {ANT, CHEETAH, "sb3_metra/Quadruped-v0", "sb3_metra/Humanoid-v0"}
     for env_id in document["environments"]:
         mean, std = load_normalization(env_id)
-        assert mean.shape == std.shape == SHAPES[env_id][0]
+        assert mean.shape == std.shape
+        assert (std > 0.01).all()
+    for env_id in (ANT, CHEETAH):
+        mean, std = load_normalization(env_id)
+        assert mean.shape == SHAPES[env_id][0]
         assert (std > 0.05).all()
     mean, std = load_normalization(ANT)
     # By symmetry Ant's position and linear velocity along x and y, and its legs, are alike.
@@ -296,6 +300,25 @@ def test_flipped_ant_terminates_only_where_asked(terminate_on_back: bool) -> Non
     env.close()
 
 
+@pytest.mark.parametrize("terminate_on_back", [False, True])
+@pytest.mark.parametrize(
+    ("degrees", "on_back"), [(0, False), (85, False), (-85, False), (95, True), (-180, True), (360, False), (540, True)]
+)
+def test_half_cheetah_terminates_upside_down_only_where_asked(
+    terminate_on_back: bool, degrees: float, on_back: bool
+) -> None:
+    env = gym.make(CHEETAH, terminate_on_back=terminate_on_back)
+    env.reset(seed=0)
+    body = env.unwrapped
+    body.set_state(body.init_qpos + np.eye(9)[1] + np.radians(degrees) * np.eye(9)[2], body.init_qvel)  # in the air
+    _, _, terminated, truncated, _ = env.step(np.zeros(6, dtype=np.float32))
+    assert body.is_on_back is on_back
+    assert (body.data.body("torso").xmat[8] < 0) is np.bool_(on_back)
+    assert terminated is (terminate_on_back and on_back)
+    assert truncated is False
+    env.close()
+
+
 def test_ant_never_terminates_when_unhealthy() -> None:
     env = gym.make(ANT, terminate_on_back=True)
     env.reset(seed=0)
@@ -306,7 +329,9 @@ def test_ant_never_terminates_when_unhealthy() -> None:
     env.close()
 
 
-@pytest.mark.parametrize(("env_class", "options"), [(AntEnv, {"terminate_on_back": True}), (HalfCheetahEnv, {})])
+@pytest.mark.parametrize(
+    ("env_class", "options"), [(AntEnv, {"terminate_on_back": True}), (HalfCheetahEnv, {"terminate_on_back": True})]
+)
 def test_pickled_body_keeps_its_options(env_class: type[AntEnv | HalfCheetahEnv], options: dict) -> None:
     env = env_class(normalize=False, frame_skip=4, **options)
     twin = pickle.loads(pickle.dumps(env))
@@ -365,7 +390,7 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
     document = json.loads(written.read_text())
     assert document["provenance"]["command"].endswith("--rollouts 10 --length 20 --seed 3")
     collect = runpy.run_path(str(SCRIPT))["collect"]
-    for env_id in (ANT, CHEETAH):
+    for env_id in (ANT, CHEETAH, *({"sb3_metra/Quadruped-v0"} & document["environments"].keys())):
         env = gym.make(env_id, normalize=False)
         states = collect(env, rollouts=10, length=20, seed=3)
         assert states.shape == (200, *SHAPES[env_id][0])
@@ -376,6 +401,21 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
         assert np.unique(states[:, 0]).size == 200
         assert states[:, -6:].std() > 3.0  # random actions move the joints, which the reset's noise of 0.1 does not
         env.close()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "expected"),
+    [
+        (POINT, {"unit": "", "goal_range": 7.5, "camera": None}),
+        (ANT, {"unit": "m", "goal_range": 50.0, "camera": "track", "render_fps": 20}),
+        (CHEETAH, {"unit": "m", "goal_range": 100.0, "camera": "track", "render_fps": 20}),
+    ],
+)
+def test_metadata_says_how_an_environment_is_shown(env_id: str, expected: dict) -> None:
+    env = gym.make(env_id)
+    assert env.metadata.items() >= expected.items()
+    assert gym.make(POINT, arena=2.0).metadata["goal_range"] == 2.0
+    env.close()
 
 
 # Point mass

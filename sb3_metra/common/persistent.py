@@ -132,8 +132,7 @@ class PersistentSAC(SkillSAC, ABC):
         model = cls(data["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
         vars(model).update(data)
         model._rebuild(changes)
-        check_parameters(saved.label, saved.parameters)
-        model.set_parameters(restart_multipliers(model, saved.parameters, changes))
+        model._put_parameters(saved.label, restart_multipliers(model, saved.parameters, changes))
         for name, value in saved.variables.items():
             recursive_setattr(model, f"{name}.data", value.data.to(model.device))
         if "seed" in changes:
@@ -237,6 +236,9 @@ class PersistentSAC(SkillSAC, ABC):
             label, parameters = "load_path_or_dict", load_path_or_dict
         else:
             label, parameters = read_parameters(load_path_or_dict)
+        self._put_parameters(label, parameters, exact_match)
+
+    def _put_parameters(self, label: str, parameters: dict[str, Any], exact_match: bool = True) -> None:
         check_parameters(label, parameters)
         own = copy.deepcopy(self.get_parameters())
         try:

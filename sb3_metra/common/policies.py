@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,12 +20,15 @@ from stable_baselines3.common.torch_layers import (
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.sac.policies import Actor
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_metra.common.networks import PixelEncoder, SkillExtractor, check_finite, initialize, prepare
+from sb3_metra.common.arguments import FLAG, shorten
+from sb3_metra.common.networks import PixelEncoder, SkillExtractor, initialize, prepare
 from sb3_metra.common.skills import SkillPrior
+from sb3_metra.common.spaces import read_observations
 from sb3_metra.common.type_aliases import Observations
 
 LOG_STD_MIN = math.log(1e-6)
@@ -160,6 +164,8 @@ class SkillPolicy(BasePolicy):
     actor: SkillActor
     critic: SkillCritic
     critic_target: SkillCritic
+    _before: list[Any] | None = None  # observations of the last call of predict, if it had no state
+    _warned_of_new_skills = False
 
     def __init__(
         self,
@@ -187,7 +193,8 @@ class SkillPolicy(BasePolicy):
         extractor_kwargs = dict(features_extractor_kwargs or {})
         if not normalize_images and issubclass(extractor_class, (NatureCNN, CombinedExtractor, PixelEncoder)):
             extractor_kwargs["normalized_image"] = True
-        fused = {"fused": True} if optimizer_class is th.optim.Adam else {}
+        plain = not {"foreach", "differentiable"} & set(optimizer_kwargs or {})
+        fused = {"fused": True} if optimizer_class is th.optim.Adam and plain else {}
         super().__init__(
             observation_space,
             action_space,
@@ -326,13 +333,16 @@ class SkillPolicy(BasePolicy):
         :param episode_start: (n,), where an episode begins and a new skill is to be drawn; ``None``: nowhere
         :param deterministic: the mode of the policy instead of a sample
         :return: actions, (n, \\*action_shape), and skills, (n, skill_dim); without the first axis for one observation
-        :raises ValueError: where the observation is not finite, or the skill has a wrong shape or cannot come from p(z)
+        :raises ValueError: if the observation is not finite or has another shape, or the skill cannot come from p(z)
         """
-        check_finite(observation)
-        obs, vectorized = self.obs_to_tensor(observation)
-        n = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        skills = self._choose_skills(n, state, episode_start)
-        actions = self.unscale_action(self.act(obs, skills, deterministic))
+        arrays, n, vectorized = read_observations(observation, self.observation_space)
+        begins, deterministic = self._read_starts(n, episode_start), FLAG("deterministic", deterministic)
+        if state is None:
+            self._warn_of_new_skills(arrays, begins)
+        else:
+            self._before = None
+        skills = self._choose_skills(n, state, begins)
+        actions = self.unscale_action(self.act(obs_as_tensor(arrays, self.device), skills, deterministic))
         return (actions, skills) if vectorized else (actions[0], skills[0])
 
     def act(self, observations: PyTorchObs, skills: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -343,15 +353,18 @@ class SkillPolicy(BasePolicy):
         :param skills: (n, skill_dim)
         :param deterministic: the mode of the policy instead of a sample
         :return: actions in [-1, 1], (n, \\*action_shape)
+        :raises ValueError: if they are not finite
         """
-        if self.training:
+        if self.actor.training:
             self.set_training_mode(False)
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
         with th.no_grad():
-            actions = self._predict(conditioned, deterministic)
-        return actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+            actions = self._predict(conditioned, deterministic).cpu().numpy()
+        if not np.vdot(actions, actions) < np.inf:
+            raise ValueError("actions must be finite, got NaN or infinity from the actor: look at its weights")
+        return actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
-    def _choose_skills(self, n: int, state: np.ndarray | None, episode_start: np.ndarray | None) -> np.ndarray:
+    def _choose_skills(self, n: int, state: np.ndarray | None, begins: np.ndarray | None) -> np.ndarray:
         if state is None:
             return self.skill_prior.sample(n)
         skills = self.skill_prior.validate(state)
@@ -360,10 +373,37 @@ class SkillPolicy(BasePolicy):
         if len(skills) != n:
             raise ValueError(f"state must hold one skill for each of the {n} observations, got {len(skills)}")
         skills = skills.copy()
-        if episode_start is not None:
-            starts = np.broadcast_to(episode_start, n).astype(bool)
-            skills[starts] = self.skill_prior.sample(int(starts.sum()))
+        if begins is not None:
+            skills[begins] = self.skill_prior.sample(int(begins.sum()))
         return skills
+
+    @staticmethod
+    def _read_starts(n: int, episode_start: np.ndarray | None) -> np.ndarray | None:
+        if episode_start is None:
+            return None
+        starts = np.asarray(episode_start)
+        flags = starts if starts.dtype == np.bool_ else starts == 1
+        if starts.dtype.kind not in "biuf" or starts.shape not in ((), (n,)) or not (flags | (starts == 0)).all():
+            raise ValueError(
+                f"episode_start must be True or False for each of the {n} observations, got {shorten(episode_start)}"
+            )
+        return np.broadcast_to(flags, n)
+
+    def _warn_of_new_skills(self, arrays: Any, begins: np.ndarray | None) -> None:
+        """Warn once where ``predict`` is called again without a state, after one call and on other observations."""
+        if self._warned_of_new_skills or (begins is not None and begins.all()):
+            return
+        parts = arrays.values() if isinstance(arrays, dict) else [arrays]
+        now = [(x.shape, x.tobytes()) for x in parts]
+        before, self._before = self._before, now
+        if before is None or before == now or [shape for shape, _ in before] != [shape for shape, _ in now]:
+            return
+        self._warned_of_new_skills, self._before = True, None
+        warnings.warn(
+            "predict was called again without state, so that each step follows another skill: hand back the state that "
+            "it returned, as in `action, skill = model.predict(obs, state=skill)`",
+            stacklevel=4,
+        )
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """As SB3's policies: actions in [-1, 1] for a point of S x Z."""
@@ -372,13 +412,15 @@ class SkillPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self.actor(observation, deterministic)
 
-    def set_training_mode(self, mode: bool) -> None:
+    def train(self, mode: bool = True) -> SkillPolicy:
         """
-        :param mode: training mode for actor and critic; the target stays in evaluation mode
+        As PyTorch's, but the target critics stay in evaluation mode.
+
+        :param mode: training mode for actor and critics
         """
-        self.actor.set_training_mode(mode)
-        self.critic.set_training_mode(mode)
-        self.training = mode
+        super().train(mode)
+        self.critic_target.train(False)
+        return self
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ["skill_prior", "net_arch", "activation_fn", "actor_activation_fn", "features_extractor_class"]

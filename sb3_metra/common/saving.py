@@ -259,9 +259,12 @@ def _decode_parameters(
     label: str, plain: dict[str, Any], tensors: dict[str, th.Tensor]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        return decode(plain["parameters"], tensors), decode(plain["variables"], tensors)
+        parameters, variables = (decode(plain[name], tensors) for name in ("parameters", "variables"))
     except ValueError as error:
         raise ValueError(f"{label} is not whole: its parameters, {error}") from error
+    if not (isinstance(parameters, dict) and isinstance(variables, dict)):
+        raise ValueError(f"{label} is not whole: its parameters are no dictionary")
+    return parameters, variables
 
 
 def _refusal(label: str, unread: dict[str, str]) -> str:

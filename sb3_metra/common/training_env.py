@@ -10,6 +10,8 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_metra.common.spaces import check_observation, check_outcome, from_environment
+
 
 def copy_observation(observation: Any) -> Any:
     """
@@ -25,17 +27,30 @@ def copy_observation(observation: Any) -> Any:
 
 
 class OwnObservations(gym.Wrapper[Any, Any, Any, Any]):
-    """Hands out copies of observations, for an environment that changes in ``reset`` what ``step`` returned."""
+    """
+    Hands out copies of observations, for an environment that changes in ``reset`` what ``step`` returned, and refuses
+    what the vectorised environment around it would broadcast or cast without a word.
+
+    :param env: an environment
+    :param index: its number among the training environments, to name in an error
+    """
+
+    def __init__(self, env: gym.Env, index: int = 0) -> None:
+        super().__init__(env)
+        self._source, self._space = from_environment(index), env.observation_space
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As Gymnasium's ``reset``."""
         observation, info = self.env.reset(**kwargs)
+        check_observation(observation, self._space, self._source)
         return copy_observation(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As Gymnasium's ``step``."""
-        observation, *rest = self.env.step(action)
-        return copy_observation(observation), *rest
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        check_observation(observation, self._space, self._source)
+        check_outcome(reward, terminated, truncated, info, self._source)
+        return copy_observation(observation), reward, terminated, truncated, info
 
 
 def own_observations(env: Any) -> Any:
@@ -53,7 +68,7 @@ def own_observations(env: Any) -> Any:
     while isinstance(base, VecEnvWrapper):
         base = base.venv
     if isinstance(base, DummyVecEnv):
-        base.envs = [x if isinstance(x, OwnObservations) else OwnObservations(x) for x in base.envs]
+        base.envs = [x if isinstance(x, OwnObservations) else OwnObservations(x, i) for i, x in enumerate(base.envs)]
     return env
 
 

@@ -5,6 +5,7 @@ from random rollouts, so that distances between observations keep their meaning)
 """
 
 import json
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -129,6 +130,7 @@ class LocomotionEnv(MujocoEnv):
     n_coordinates: ClassVar[int]
     goal_range: ClassVar[float]
     camera: ClassVar[str]
+    terminate_on_back: bool
     _mean: np.ndarray | None
     _std: np.ndarray | None
 
@@ -149,18 +151,15 @@ class LocomotionEnv(MujocoEnv):
         self.metadata = {**self.metadata, "unit": "m", "goal_range": self.goal_range, "camera": self.camera}
 
     def _get_obs(self) -> np.ndarray:
-        return self.observe(self.data.qpos, self.data.qvel, self.data.act)
+        return self.observe(self.state_vector())
 
-    def observe(self, qpos: np.ndarray, qvel: np.ndarray, act: np.ndarray) -> np.ndarray:
+    def observe(self, state: np.ndarray) -> np.ndarray:
         """
         Turn states of this body, one or many, into observations.
 
-        :param qpos: Positions, ``(..., nq)``
-        :param qvel: Velocities, ``(..., nv)``
-        :param act: Activations of the actuators, ``(..., na)``
+        :param state: Positions, velocities and activations, ``(..., n_dims)`` float64
         :return: ``(..., n_dims)`` float32; the caller's own
         """
-        state = np.concatenate((qpos, qvel, act), axis=-1)
         if self._mean is not None:
             state = (state - self._mean) / self._std
         return state.astype(np.float32)
@@ -187,7 +186,7 @@ class LocomotionEnv(MujocoEnv):
         """
         qpos = self.init_qpos.copy()
         qpos[: self.n_coordinates] = check_place(goal, self.n_coordinates)
-        return self.observe(qpos, np.zeros(self.model.nv), np.zeros(self.model.na))
+        return self.observe(np.concatenate((qpos, np.zeros(self.model.nv + self.model.na))))
 
     def state_vector(self) -> np.ndarray:
         return np.concatenate((self.data.qpos, self.data.qvel, self.data.act))
@@ -220,12 +219,18 @@ class LocomotionEnv(MujocoEnv):
         self.data.xpos[:] = state["xpos"]
         return None
 
+    @property
+    def is_on_back(self) -> bool:
+        """Whether the torso is upside down."""
+        raise NotImplementedError
+
     def _get_reset_info(self) -> dict[str, Any]:
         return {**super()._get_reset_info(), "coordinates": self._get_coordinates()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         check_action(action, (self.model.nu,))
         observation, reward, terminated, truncated, info = super().step(action)
+        terminated = self.terminate_on_back and self.is_on_back  # neither body terminates by itself
         return observation, reward, terminated, truncated, {**info, "coordinates": self._get_coordinates()}
 
     def render(self) -> Any:
@@ -297,21 +302,17 @@ class AntEnv(LocomotionEnv, GymnasiumAntEnv):
         """Whether the torso's upward axis points below the horizon."""
         return bool(is_on_back(self.data.qpos))
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
-        if self.terminate_on_back:
-            terminated = self.is_on_back
-        return observation, reward, terminated, truncated, info
-
 
 class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
     """
-    Gymnasium's ``HalfCheetah-v5`` that observes its position; it never terminates.
+    Gymnasium's ``HalfCheetah-v5`` that observes its position.
 
     The observation is ``qpos`` (9: x, z, the torso's angle, 6 joint angles) followed by ``qvel`` (9).
     ``info["coordinates"]`` is the torso's ``(x,)`` in metres.
 
     :param normalize: Whether to normalise observations by their fixed mean and standard deviation
+    :param terminate_on_back: Whether an episode terminates once the torso is upside down, as for Ant: an option for
+        training alone. Without it no episode terminates.
     :param kwargs: Passed to ``HalfCheetah-v5``: ``render_mode``, ``width``, ``height``, ``reset_noise_scale``, ...
     """
 
@@ -320,12 +321,19 @@ class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
     goal_range = 100.0
     camera = "track"
 
-    def __init__(self, normalize: bool = True, **kwargs: Any):
+    def __init__(self, normalize: bool = True, terminate_on_back: bool = False, **kwargs: Any):
         check_body(normalize, kwargs, {"exclude_current_positions_from_observation"})
+        check_flag("terminate_on_back", terminate_on_back)
         GymnasiumHalfCheetahEnv.__init__(self, exclude_current_positions_from_observation=False, **kwargs)
-        gym.utils.EzPickle.__init__(self, normalize, **kwargs)
+        gym.utils.EzPickle.__init__(self, normalize, terminate_on_back, **kwargs)
+        self.terminate_on_back = terminate_on_back
         check_names(self, kwargs.get("camera_id"), kwargs.get("camera_name"))
         self._set_observation(normalize)
+
+    @property
+    def is_on_back(self) -> bool:
+        """Whether the torso is upside down: its angle, which counts turns, is nearer to half a turn than to none."""
+        return math.cos(self.data.qpos[2]) < 0.0
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         # Else MuJoCo 3.17 prints, for every environment made, that half_cheetah.xml uses a deprecated attribute, and

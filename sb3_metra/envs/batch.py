@@ -1,0 +1,242 @@
+"""MuJoCo's bodies in a batch: many simulations in this process, on a pool of threads, as one vectorised environment."""
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from sb3_metra.envs import find_spec
+from sb3_metra.envs.states import State, check_state, get_wrapped_state, set_wrapped_state
+
+_BODIES = {
+    "sb3_metra.envs.locomotion:AntEnv": "AntBodies",
+    "sb3_metra.envs.locomotion:HalfCheetahEnv": "HalfCheetahBodies",
+    "sb3_metra.envs.suite:QuadrupedEnv": "SuiteBodies",
+    "sb3_metra.envs.suite:HumanoidEnv": "SuiteBodies",
+}
+_said: set[str] = set()
+
+
+def make_batch_vec_env(
+    env_id: str,
+    n_envs: int = 1,
+    seed: int | None = None,
+    n_threads: int | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+) -> VecEnv:
+    """
+    Build environments that MuJoCo simulates in a batch, on threads of this process.
+
+    They return to the bit what SB3's ``make_vec_env`` would, at any number of threads. What cannot be batched is built
+    by that function, and a warning says why, once.
+
+    :param env_id: A registered environment, also as ``module:name``
+    :param n_envs: How many, at least 1
+    :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
+    :param n_threads: How many threads simulate; ``None``: one for each core, and no more than environments
+    :param env_kwargs: Passed to ``gymnasium.make``
+    :return: The vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
+    :raises ValueError: if ``n_envs`` or ``n_threads`` is no number of at least 1
+    """
+    for name, value in (("n_envs", n_envs), ("n_threads", 1 if n_threads is None else n_threads)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    cores = count_cores()
+    if n_threads is not None and n_threads > cores:
+        warnings.warn(f"n_threads should be at most {cores}, the cores of this process, got {n_threads}.", stacklevel=2)
+    if (reason := why_not_batched(env_id, env_kwargs)) is not None:
+        if reason not in _said:
+            _said.add(reason)
+            warnings.warn(f"{env_id} is stepped one environment after the other: {reason}.", stacklevel=2)
+        return make_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    return make_vec_env(
+        env_id,
+        n_envs,
+        seed=seed,
+        env_kwargs=env_kwargs,
+        vec_env_cls=BatchVecEnv,
+        vec_env_kwargs={"n_threads": n_threads or min(n_envs, cores)},
+    )
+
+
+def can_batch(env_id: Any, env_kwargs: dict[str, Any] | None = None) -> bool:
+    """
+    Tell whether ``make_batch_vec_env`` builds a batch of an environment; no simulator's model is loaded.
+
+    :param env_id: The environment's name, or whatever SB3's ``make_vec_env`` takes
+    :param env_kwargs: Passed to ``gymnasium.make``
+    :return: Whether it does
+    """
+    return why_not_batched(env_id, env_kwargs) is None
+
+
+def why_not_batched(env_id: Any, env_kwargs: dict[str, Any] | None = None) -> str | None:
+    """
+    Tell why an environment cannot be simulated in a batch.
+
+    :param env_id: The environment's name, or whatever SB3's ``make_vec_env`` takes
+    :param env_kwargs: Passed to ``gymnasium.make``
+    :return: The reason, part of a sentence; ``None`` where it can
+    """
+    if not isinstance(env_id, str):
+        return "a batch needs the name of a registered environment"
+    spec = find_spec(env_id)
+    if spec.entry_point not in _BODIES or spec.additional_wrappers:
+        names = [entry_point.partition(":")[2].removesuffix("Env") for entry_point in _BODIES]
+        return f"a batch holds {', '.join(names)} without wrappers"
+    render_mode = (env_kwargs or {}).get("render_mode", spec.kwargs.get("render_mode"))
+    if render_mode not in (None, "rgb_array"):
+        return f'a batch needs render_mode=None or "rgb_array", got {render_mode!r}'
+    try:
+        importlib.import_module("mujoco.batch")
+    except ImportError as error:
+        return f"a batch needs the module mujoco.batch of MuJoCo 3.17 ({error})"
+    return None
+
+
+def count_cores() -> int:
+    """
+    Count the cores that this process may use.
+
+    :return: Their number
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class BatchVecEnv(DummyVecEnv):
+    """
+    Environments whose simulations MuJoCo steps together.
+
+    Each environment, with its wrappers, resets itself, counts its steps and is asked or drawn as in a ``DummyVecEnv``;
+    only their steps are taken in a batch. An environment's own simulation follows when ``get_attr``, ``env_method``,
+    ``render`` or ``get_state`` asks for it. Options and models are those that the environments were made with.
+
+    :param env_fns: Functions that make the environments, all of one body and with the same options
+    :param n_threads: How many threads simulate
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gym.Env]], n_threads: int = 1):
+        super().__init__(env_fns)
+        from sb3_metra.envs import batch_bodies  # here, because MuJoCo is loaded only when an environment is made
+
+        self._stubs = [_put_stub_under(env) for env in self.envs]
+        spec = self.envs[0].spec
+        bodies = getattr(batch_bodies, _BODIES[str(spec and spec.entry_point)])
+        self._bodies = bodies([env.unwrapped for env in self.envs], n_threads)
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads simulate."""
+        return int(self._bodies.batch.nthread)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        actions = np.ascontiguousarray(self.actions)
+        if actions.shape != (expected := (self.num_envs, *(self.action_space.shape or ()))):
+            raise ValueError(f"actions must have shape {expected}, got {actions.shape}.")
+        observations, rewards, terminated, infos = self._bodies.step(actions)
+        dones = np.zeros(self.num_envs, dtype=bool)
+        steps = zip(observations, rewards.tolist(), terminated, infos, strict=True)
+        for index, (env, stub, step) in enumerate(zip(self.envs, self._stubs, steps, strict=True)):
+            stub.outcome = step
+            last, _, is_terminated, is_truncated, info = env.step(actions[index])
+            info["TimeLimit.truncated"] = is_truncated and not is_terminated
+            if is_terminated or is_truncated:
+                dones[index] = True
+                info["terminal_observation"] = last.copy()
+                observations[index], self.reset_infos[index] = env.reset()
+                self._bodies.load(index)
+        return observations, rewards.astype(np.float32), dones, infos
+
+    def reset(self) -> VecEnvObs:
+        observations = super().reset()
+        self._load()
+        return observations
+
+    def get_images(self) -> Any:
+        self._store()
+        return super().get_images()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        self._store(indices)
+        return super().get_attr(attr_name, indices)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        self._store(indices)
+        returned = super().env_method(method_name, *method_args, indices=indices, **kwargs)
+        self._load(indices)  # the method may have moved the body
+        return returned
+
+    def get_state(self) -> State:
+        """
+        Give all that the rest of the episodes depends on: simulations, generators, counters, sums, seeds to come.
+
+        :return: NumPy arrays, whose first axis is the environments', and lists of JSON values, one an environment
+        """
+        self._store()
+        states = [get_wrapped_state(env) for env in self.envs]
+        merged = {name: _merge([state[name] for state in states]) for name in states[0]}
+        return {**merged, "seeds": list(self._seeds), "options": list(self._options)}
+
+    def set_state(self, state: State) -> None:
+        """
+        Go on from a state.
+
+        :param state: What ``get_state`` has given
+        :raises ValueError: if it is the state of other environments, or of another number of them
+        """
+        state = check_state(state, self.get_state())
+        for index, env in enumerate(self.envs):
+            own = {name: values[index] for name, values in state.items() if name not in ("seeds", "options")}
+            set_wrapped_state(env, own)
+        self._seeds, self._options = list(state["seeds"]), list(state["options"])
+        self._load()
+
+    def _store(self, indices: VecEnvIndices = None) -> None:
+        if hasattr(self, "_bodies"):  # SB3's constructor asks the environments before they are in the batch
+            for index in self._get_indices(indices):
+                self._bodies.store(index)
+
+    def _load(self, indices: VecEnvIndices = None) -> None:
+        for index in self._get_indices(indices):
+            self._bodies.load(index)
+
+
+class _Stub(gym.Wrapper):
+    """Stands for the innermost environment: its step is what the batch has made of it."""
+
+    outcome: tuple[Any, float, bool, dict[str, Any]] | None = None
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.outcome is None:
+            raise RuntimeError("An environment of a batch cannot be stepped alone: step the vectorised environment.")
+        observation, reward, terminated, info = self.outcome
+        self.outcome = None
+        return observation, reward, terminated, False, info
+
+
+def _put_stub_under(env: Any) -> _Stub:
+    """
+    Put a stub between an environment and its wrappers.
+
+    :param env: The environment, in one wrapper or more; changed in place
+    :return: The stub
+    """
+    while env.env is not env.unwrapped:
+        env = env.env
+    env.env = _Stub(env.env)
+    return env.env
+
+
+def _merge(values: list[Any]) -> Any:
+    return np.stack(values) if isinstance(values[0], np.ndarray) else values
