@@ -23,8 +23,8 @@ _MOMENTUM = 0.01  # of the running statistics
 
 class DADSObjective(SkillObjective):
     """
-    Predict what a skill does: q(s' - s|s, z) learns transitions, and those are rewarded that are likely under their own
-    skill alone. States and differences are normalised by the batch in the loss, by running statistics in the reward.
+    Predict what a skill does: q(s' - s | s, z) learns transitions, and those likely under their own skill alone are
+    rewarded. States and differences are normalised by the batch in the loss, by running statistics in the reward.
 
     :param prior: the prior p(z)
     :param dim: components of a state
@@ -44,7 +44,7 @@ class DADSObjective(SkillObjective):
 
     def log_q(self, batch: SkillReplayBufferSamples, skills: th.Tensor) -> th.Tensor:
         """
-        log q(s' - s|s, z), a Gaussian of deviation 1 in normalised units.
+        log q(s' - s | s, z), a Gaussian of deviation 1 in normalised units.
 
         :param batch: transitions
         :param skills: z, (..., batch, skill_dim)
@@ -58,7 +58,7 @@ class DADSObjective(SkillObjective):
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """
-        q maximises log q(s' - s|s, z).
+        q maximises log q(s' - s | s, z).
 
         :param batch: transitions
         :return: the loss, and what to log
@@ -71,7 +71,7 @@ class DADSObjective(SkillObjective):
     @th.no_grad()
     def reward(self, batch: SkillReplayBufferSamples) -> th.Tensor:
         """
-        r(s, z, s') = log(L + 1) - log(1 + sum_l q(s'|s, z_l) / q(s'|s, z)) with fresh skills z_l for each transition.
+        r(s, z, s') = log(L + 1) - log(1 + sum_l q(s' | s, z_l) / q(s' | s, z)), z_l fresh for each transition.
 
         :param batch: transitions
         :return: (batch, 1), without gradient
