@@ -49,7 +49,7 @@ def test_images_may_be_standardised() -> None:
     plain((images - 0.5) / 0.1).square().sum().backward()
     for ours, expected in zip(standard.parameters(), plain.parameters(), strict=True):
         th.testing.assert_close(ours.grad, expected.grad, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="std must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match="std must be a finite number greater than 0, got 0"):
         PixelEncoder(IMAGE, std=0.0)
 
 
