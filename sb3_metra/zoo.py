@@ -8,7 +8,7 @@ as long as it is open. Everything else is rl_zoo3's.
 """
 
 import argparse
-import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv
 
 try:
     import rl_zoo3
@@ -36,10 +37,12 @@ except ImportError as error:
 
 import sb3_metra.envs  # noqa: F401  registers the environments
 from sb3_metra.algorithms.metra import METRA
+from sb3_metra.commands.loading import find_statistics, load_algorithm
+from sb3_metra.common.files import atomic_path
+from sb3_metra.common.inputs import check_count, check_number
 from sb3_metra.common.workers import WorkerError, WorkerVecEnv
 from sb3_metra.downstream import TASKS, SkillActionVecWrapper
-from sb3_metra.evaluation.callbacks import log_metrics
-from sb3_metra.evaluation.metrics import evaluate_skills, judged_by
+from sb3_metra.evaluation.callbacks import SkillEvalCallback
 from sb3_metra.hyperparams import settings_path
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"metra": METRA}
@@ -52,6 +55,9 @@ _TRAIN_DEFAULTS = {
 }
 _TASK_SETTINGS = {"sac": "sac", "tqc": "sac", "ppo": "ppo"}
 """Whose shipped settings the algorithms of rl_zoo3 that have some take for downstream tasks."""
+_SMALLEST = {"--eval-episodes": 1, "--n-eval-envs": 1, "--n-envs": 1, "--n-trials": 1, "--n-jobs": -1, "--seed": -1}
+"""Of rl_zoo3's numbers, the smallest that works; a seed of -1 is a random one."""
+_POWER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 _LOG_FOLDER = "logs"  # rl_zoo3's train writes there, and its enjoy looks elsewhere
 
 
@@ -65,46 +71,52 @@ class CoverageEvalCallback(EvalCallback):
     cannot be judged by coverage: it is judged by its reward, and one line says so.
     """
 
-    judged_by: str | None
+    skills: SkillEvalCallback
 
     def _init_callback(self) -> None:
         super()._init_callback()
-        self.judged_by = judged_by(self.model, self.eval_env)
-        if self.judged_by is None:
+        self.skills = SkillEvalCallback(self.eval_env, n_skills=self.n_eval_episodes)
+        self.skills.init_callback(self.model)
+        if self.skills.judged_by is None:
             print(
                 'Judging by the environment\'s reward: it has no info["coordinates"] to measure coverage with, '
                 'and no info["tasks"].'
             )
+        elif self.best_model_save_path is not None:
+            self.skills.keep_best_in(self.best_model_save_path)
+
+    def _on_training_start(self) -> None:
+        self.skills.on_training_start(self.locals, self.globals)
+
+    def on_step(self) -> bool:
+        """As SB3's; the coverage of training is counted at every step, which rl_zoo3's own class does not hand on."""
+        self.skills.update_locals(self.locals)
+        self.skills.on_step()
+        return super().on_step()
 
     def _on_step(self) -> bool:
-        if self.judged_by is None:
+        if self.skills.judged_by is None:
             return super()._on_step()
         if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0:
-            return self._judge(self.judged_by)
+            return self._judge(self.skills.judged_by)
         return True
 
     def _judge(self, name: str) -> bool:
-        """Measure the skills, log it and keep the model where coverage is the best so far."""
-        if self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, self.eval_env)
-        metrics = evaluate_skills(self.model, self.eval_env, n_skills=self.n_eval_episodes)
-        self.last_mean_reward = float(metrics[name])
+        """Measure the skills, log it and keep the model if coverage is the best so far."""
+        before = self.best_mean_reward
+        self.last_mean_reward = float(self.skills.evaluate())
+        self.best_mean_reward = max(before, self.last_mean_reward)
         if self.log_path is not None:
             self.evaluations_timesteps.append(self.num_timesteps)
             self.evaluations_results.append([self.last_mean_reward])
-            np.savez(self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results)
+            with atomic_path(self.log_path + ".npz") as aside:
+                np.savez(aside, timesteps=self.evaluations_timesteps, results=self.evaluations_results)
         if self.verbose >= 1:
-            print(f"Eval num_timesteps={self.num_timesteps}, {name}={metrics[name]}")
-        log_metrics(self.logger, metrics, self.num_timesteps)
-
-        continue_training = True
-        if self.last_mean_reward > self.best_mean_reward:
-            self.best_mean_reward = self.last_mean_reward
-            if self.best_model_save_path is not None:
-                self.model.save(os.path.join(self.best_model_save_path, "best_model"))
-            if self.callback_on_new_best is not None:
-                continue_training = self.callback_on_new_best.on_step()
-        return continue_training and self._on_event()
+            print(f"Eval num_timesteps={self.num_timesteps}, {name}={self.skills.last_coverage}")
+        go_on = True
+        if self.last_mean_reward > before and self.callback_on_new_best is not None:
+            go_on = self.callback_on_new_best.on_step()
+        return go_on and self._on_event()
 
 
 class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
@@ -215,14 +227,18 @@ def follow_skills(env: VecEnv, model: str, skill_length: int = 25) -> SkillActio
     :param env: tasks
     :param model: path of the saved model, a zip file
     :param skill_length: steps of the environments that a skill is followed
-    :raises ValueError: where there is no such model, or it learnt on normalised observations
+    :raises ValueError: if there is no such model, or it learnt on normalised observations and does not carry how
     """
     path = Path(model)
     if not path.is_file():
         raise ValueError(f"--skills must be a saved model, a zip file, got {model!r}, which is no file.")
-    if any(path.parent.glob("*/vecnormalize.pkl")):
-        raise ValueError(f"--skills must not have learnt on observations that rl_zoo3 normalised, as {model!r} has.")
-    return SkillActionVecWrapper(env, METRA.load(path), skill_length)
+    skills = load_algorithm(path)
+    if getattr(skills, "normalization", None) is None and find_statistics(path) is not None:
+        raise ValueError(
+            f"--skills must carry the statistics of the observations that it learnt on, got {model!r}, which has them "
+            "in a file beside it alone: save it again with this version of sb3_metra."
+        )
+    return SkillActionVecWrapper(env, skills, skill_length)
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -300,6 +316,76 @@ def enjoy(arguments: Sequence[str]) -> None:
     _run("enjoy", ["--algo", "metra", "--env", _TRAIN_DEFAULTS["--env"], "--folder", _LOG_FOLDER, *arguments])
 
 
+def _check_words(arguments: Sequence[str]) -> None:
+    """Refuse numbers that rl_zoo3 would take for its defaults, or fail on much later."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-n", "--n-timesteps", type=int)
+    for name in _SMALLEST:
+        parser.add_argument(name, type=int)
+    known, _ = parser.parse_known_args(arguments)
+    if known.n_timesteps not in (None, -1):
+        check_count("-n", known.n_timesteps)
+    for name, low in _SMALLEST.items():
+        value = getattr(known, name[2:].replace("-", "_"))
+        if value is not None:
+            check_count(name, value, low)
+
+
+@contextmanager
+def checked_settings() -> Iterator[None]:
+    """While it is open, what rl_zoo3 reads as settings is checked, and numbers such as 1e-3 are numbers."""
+    manager = rl_zoo3.exp_manager.ExperimentManager
+    theirs = manager.read_hyperparameters
+
+    def read(self: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        check_settings_file(self.config)
+        hyperparams, saved = theirs(self)
+        hyperparams, saved = read_numbers(hyperparams), read_numbers(saved)
+        check_count(f"n_envs in {self.config}", hyperparams.get("n_envs", 1))
+        if self.n_timesteps <= 0 or "n_timesteps" not in hyperparams:
+            check_number(f"n_timesteps in {self.config}", hyperparams.setdefault("n_timesteps", self.n_timesteps))
+        return hyperparams, saved
+
+    manager.read_hyperparameters = read
+    try:
+        yield
+    finally:
+        manager.read_hyperparameters = theirs
+
+
+def check_settings_file(config: str) -> None:
+    """
+    Refuse a file of settings that holds none.
+
+    :param config: path of a YAML file, or what else rl_zoo3 takes
+    :raises ValueError: if the file is no YAML, empty, or holds something else than settings by environment
+    """
+    if not config.endswith((".yml", ".yaml")):
+        return
+    try:
+        entries = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--conf-file must be a YAML file, got {config!r}, which cannot be read: {error}") from error
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(f"--conf-file must hold settings by environment, got {config!r}, which holds {entries!r}")
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or not entry:
+            raise ValueError(f"--conf-file must hold settings for {name}, got {config!r}, which holds {entry!r} there")
+
+
+def read_numbers(value: Any) -> Any:
+    """
+    Settings with numbers in the place of strings that are written as powers of ten: YAML takes 1e-3 for a string.
+
+    :param value: settings, or a part of them
+    """
+    if isinstance(value, dict):
+        return type(value)((key, read_numbers(inner)) for key, inner in value.items())
+    if isinstance(value, list):
+        return [read_numbers(inner) for inner in value]
+    return float(value) if isinstance(value, str) and _POWER.fullmatch(value) else value
+
+
 def _words(arguments: dict[str, str]) -> list[str]:
     return [word for pair in arguments.items() for word in pair]
 
@@ -312,10 +398,11 @@ def _run(script: str, arguments: Sequence[str]) -> None:
     :param arguments: the script's arguments
     """
     register()
+    _check_words(arguments)
     argv = sys.argv
     sys.argv = [f"sb3-metra {script}", *arguments]
     try:
-        with _guarded_workers():
+        with checked_settings(), _guarded_workers():
             {"train": rl_zoo3.train.train, "enjoy": rl_zoo3.enjoy.enjoy}[script]()
     finally:
         sys.argv = argv

@@ -15,7 +15,7 @@ MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 # Modules that stand for themselves; every other module may import the versions it needs checked.
-LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files")}
+LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files", "inputs")}
 VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
@@ -36,7 +36,8 @@ LOOP = (
     | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "training_env", "env_state", "checkpoint")}
     | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "skill_discovery")}
 )
-EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
+ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
+EVALUATION = {"sb3_metra.evaluation*"} | ASKED
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
 ROOMS |= {"sb3_metra.downstream*"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
@@ -55,6 +56,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.files": set(),
     "sb3_metra.common.last_words": set(),
     "sb3_metra.common.workers": {"sb3_metra.common.last_words"},
+    "sb3_metra.common.inputs": set(),
+    "sb3_metra.common.skill_model": {"sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
@@ -97,8 +100,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
     "sb3_metra.hyperparams": set(),
-    "sb3_metra.downstream*": {"sb3_metra.downstream*", "sb3_metra.common.skills"} | LEAVES,
-    "sb3_metra.zoo": PROGRAMS,
+    "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
+    "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading"},
     "sb3_metra.headless": {"sb3_metra.envs"},
     "sb3_metra.demo": PROGRAMS | {"sb3_metra.headless"},
     "sb3_metra.commands*": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"},

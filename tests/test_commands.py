@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import gymnasium as gym
@@ -84,20 +85,36 @@ def read(capsys: pytest.CaptureFixture[str]) -> dict:
 # Which model a folder stands for
 
 
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", "{}")
+
+
 def test_a_folder_stands_for_its_best_or_newest_model(tmp_path: Path) -> None:
     for age, name in enumerate(("new.zip", "old.zip")):
-        (tmp_path / name).touch()
+        write_zip(tmp_path / name)
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     assert find_model(tmp_path).name == "new.zip"
-    (tmp_path / "best_model.zip").touch()
+    write_zip(tmp_path / "best_model.zip")
     os.utime(tmp_path / "best_model.zip", (1, 1))
     assert find_model(tmp_path).name == "best_model.zip"
     assert find_model(tmp_path / "old.zip").name == "old.zip"
 
 
+def test_a_torn_file_is_left_out_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_zip(tmp_path / "whole.zip")
+    whole = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "best_model.zip").write_bytes(whole[: len(whole) // 2])
+    write_zip(tmp_path / ".whole.0a1b.tmp.zip")  # what a kill inside a save leaves behind
+    assert find_model(tmp_path).name == "whole.zip"
+    assert "best_model.zip is torn" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"best_model.zip', which is none, or is torn"):
+        find_model(tmp_path / "best_model.zip")
+
+
 def test_a_folder_without_a_model_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, message in ((tmp_path, "which holds no .zip file"), (tmp_path / "x", "which does not exist")):
-        assert main(["evaluate", str(path), "--env", POINT]) == 1
+    for path, message in ((tmp_path, "which holds no whole .zip file"), (tmp_path / "x", "which does not exist")):
+        assert main(["evaluate", str(path), "--env", POINT]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
@@ -165,9 +182,9 @@ def test_evaluate_says_what_an_environment_lacks(tmp_path: Path, capsys: pytest.
     assert result["episode_return"] == 4.0
     assert 'No coverage: Bare-v0 reports neither info["coordinates"] nor info["tasks"]' in streams.err
     out = ["--out", str(tmp_path / "out"), "--video", "1"]
-    assert main(["evaluate", str(tmp_path), "--env", "Bare-v0", *out]) == 1
+    assert main(["evaluate", str(tmp_path), "--env", "Bare-v0", *out]) == 2
     assert '--video needs an environment with the render mode "rgb_array", got Bare-v0' in capsys.readouterr().err
-    assert main(["evaluate", str(tmp_path), "--env", "Bare-v0", "--video", "1"]) == 1
+    assert main(["evaluate", str(tmp_path), "--env", "Bare-v0", "--video", "1"]) == 2
     assert "--video needs a folder to write to: add --out DIR" in capsys.readouterr().err
 
 
@@ -189,7 +206,7 @@ def test_evaluate_names_the_missing_library_first(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(sb3_metra.evaluation, "plotting", raising=False)
     monkeypatch.setattr(evaluate_command, "evaluate", lambda *args, **kwargs: pytest.fail("measured before"))
-    assert main(["evaluate", str(model), "--env", POINT, "--out", str(tmp_path)]) == 1
+    assert main(["evaluate", str(model), "--env", POINT, "--out", str(tmp_path)]) == 2
     assert 'pip install "sb3-metra[plot]"' in capsys.readouterr().err
 
 
@@ -243,7 +260,7 @@ def test_compare_takes_other_columns_and_no_intervals(
         "runs": [2.0, 2.0],
         "mean": {"value": 2.0, "low": None, "high": None},
     }
-    assert main(["compare", *runs, *out]) == 1
+    assert main(["compare", *runs, *out]) == 2
     assert 'pip install "sb3-metra[stats]"' in capsys.readouterr().err
 
 
@@ -285,7 +302,7 @@ def test_compare_says_what_is_wrong_with_a_run(
 ) -> None:
     if content is not None:
         (tmp_path / "progress.csv").write_text(content)
-    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     streams = capsys.readouterr()
     assert message in streams.err
     assert str(tmp_path) in streams.err

@@ -215,7 +215,8 @@ def test_callback_reports_the_coverage_of_its_skills(tmp_path: Path) -> None:
 
 def test_best_model_is_the_one_that_covers_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coverages = iter([5, 9, 7])
-    monkeypatch.setattr(zoo, "evaluate_skills", lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
+    measured = "sb3_metra.evaluation.callbacks.skill_metrics"
+    monkeypatch.setattr(measured, lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
     callback = zoo.CoverageEvalCallback(
         make_vec_env(POINT, n_envs=1), eval_freq=20, best_model_save_path=str(tmp_path), verbose=0
     )
@@ -226,7 +227,8 @@ def test_best_model_is_the_one_that_covers_most(tmp_path: Path, monkeypatch: pyt
 
 def test_trials_are_told_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     coverages = iter([5, 9, 7])
-    monkeypatch.setattr(zoo, "evaluate_skills", lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
+    measured = "sb3_metra.evaluation.callbacks.skill_metrics"
+    monkeypatch.setattr(measured, lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
     callback = zoo.TrialCoverageEvalCallback(make_vec_env(POINT, n_envs=1), trial, eval_freq=20)

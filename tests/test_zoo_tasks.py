@@ -142,7 +142,7 @@ def test_settings_can_name_the_skills_themselves(skills: dict[bool, str]) -> Non
     ],
 )
 def test_train_refuses_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", *arguments]) == 1
+    assert cli.main(["train", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -157,7 +157,7 @@ def test_train_says_what_does_not_fit(
         (["--skills", skills[False], "--skill-length", "0"], "skill_length must be an integer of at least 1, got 0"),
         (["--skills", skills[False], "--env", "Pendulum-v1"], "model must act in this environment's action space"),
     ):
-        assert cli.main([*common, *more]) == 1
+        assert cli.main([*common, *more]) == 2
         assert message in capsys.readouterr().err
 
 

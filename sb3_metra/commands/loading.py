@@ -1,26 +1,32 @@
 """What several commands share: a saved model with its environment, and arguments given as words."""
 
 import ast
+import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_metra.algorithms.metra import METRA
+from sb3_metra.algorithms import load
+from sb3_metra.common.inputs import check_count
+from sb3_metra.common.skill_model import check_fit
 from sb3_metra.envs import find_spec
 
 
 def load_model(
     path: Path, env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None, device: str = "auto"
-) -> tuple[METRA, VecEnv]:
+) -> tuple[Any, VecEnv]:
     """
     A saved model and the environments to run it in, which the caller closes.
 
-    Of a run's folder, the model is the one that :func:`find_model` finds. Statistics of a ``VecNormalize`` that rl_zoo3
-    left beside the model are used, and stay as they are.
+    Of a run's folder, the model is the one that :func:`find_model` finds. A model that learnt on normalised
+    observations carries their statistics. Beside one that carries none, those that rl_zoo3 left are used, and stay as
+    they are.
 
     :param path: the saved model, a zip file, or the folder of a run
     :param env_id: id of the environment
@@ -28,41 +34,104 @@ def load_model(
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
     :return: the model, and the environments
-    :raises ValueError: where there is no such model or environment
+    :raises ValueError: if there is no such model or environment, or they do not fit
     """
     path = find_model(path)
-    env: VecEnv = make_vec_env(registered(env_id), n_envs=n_envs, env_kwargs=env_kwargs)
+    model = load_algorithm(path, device)
+    env = make_env(env_id, n_envs, env_kwargs)
     try:
-        statistics = path.parent / env_id.replace("/", "-") / "vecnormalize.pkl"
-        if statistics.is_file():
+        statistics = find_statistics(path)
+        if statistics is not None and getattr(model, "normalization", None) is None:
             env = VecNormalize.load(str(statistics), env)
             env.training = env.norm_reward = False
-        return METRA.load(path, env=env, device=device), env
+        check_fit(model, env.observation_space, env.action_space)
     except BaseException:
         env.close()
         raise
+    return model, env
+
+
+def load_algorithm(path: Path, device: str = "auto") -> Any:
+    """
+    A saved model of any algorithm of this package.
+
+    :param path: its zip file
+    :param device: PyTorch device
+    :raises ValueError: if the file holds none, or the device does not exist
+    """
+    try:
+        th.device("cpu" if device == "auto" else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'--device must be "auto" or a device of PyTorch, such as cpu or cuda:0, got {device!r}'
+        ) from error
+    try:
+        return load(path, device=device)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a torn or strange file fails in many ways
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"MODEL must be a saved model, got {str(path)!r}, which cannot be loaded: {reason}") from error
+
+
+def make_env(env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
+    """
+    Environments, or one sentence about why there are none.
+
+    :param env_id: id of the environment
+    :param n_envs: how many
+    :param env_kwargs: arguments of the environment
+    :raises ValueError: if they cannot be made
+    """
+    registered(env_id)
+    check_count("--n-envs", n_envs)
+    try:
+        return make_vec_env(env_id, n_envs=n_envs, env_kwargs=env_kwargs)
+    except (TypeError, gym.error.Error) as error:
+        given = f" with --env-kwargs {env_kwargs}" if env_kwargs else ""
+        raise ValueError(f"--env {env_id} cannot be made{given}: {error}") from error
+
+
+def find_statistics(path: Path) -> Path | None:
+    """
+    The statistics of normalised observations that lie beside a model, as rl_zoo3 leaves them.
+
+    :param path: the saved model
+    :return: ``vecnormalize.pkl``; ``None`` if there is none
+    :raises ValueError: if there are several
+    """
+    found = sorted({*path.parent.glob("vecnormalize.pkl"), *path.parent.glob("*/vecnormalize.pkl")})
+    if len(found) > 1:
+        raise ValueError(
+            f"MODEL must lie beside one vecnormalize.pkl at most, got {', '.join(map(str, found))}: keep that "
+            "which it learnt with"
+        )
+    return found[0] if found else None
 
 
 def find_model(path: Path) -> Path:
     """
     The saved model that a path stands for: the file itself, or of the folder that ``sb3-metra train`` or a script of
-    this repository wrote, ``best_model.zip``, else the newest zip file.
+    this repository wrote, ``best_model.zip``, else the newest zip file. Torn files are left out, and a line says so.
 
     :param path: a zip file, or a folder
-    :raises ValueError: where there is none
+    :raises ValueError: if there is none
     """
     if path.is_file():
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"MODEL must be a saved model, a zip file, got {str(path)!r}, which is none, or is torn.")
         return path
     if not path.is_dir():
         raise ValueError(f"MODEL must be a file or a run's folder, got {str(path)!r}, which does not exist.")
     best = path / "best_model.zip"
-    if best.is_file():
-        return best
-    models = sorted(path.glob("*.zip"), key=lambda file: (file.stat().st_mtime, file.name))
+    files = [file for file in path.glob("*.zip") if not file.name.startswith(".")]
+    models = sorted(filter(zipfile.is_zipfile, files), key=lambda file: (file == best, file.stat().st_mtime, file.name))
+    for torn in set(files).difference(models):
+        print(f"{torn} is torn, or no saved model: it is left out.", file=sys.stderr)
     if not models:
         raise ValueError(
-            f"MODEL must be a saved model or a folder that holds one, got {str(path)!r}, which holds no .zip file: "
-            "name the folder of one run, such as logs/metra/sb3_metra-Ant-v0_1."
+            f"MODEL must be a saved model or a folder that holds one, got {str(path)!r}, which holds no whole .zip "
+            "file: name the folder of one run, such as logs/metra/sb3_metra-Ant-v0_1."
         )
     return models[-1]
 
@@ -77,7 +146,7 @@ def registered(env_id: str) -> str:
     """
     try:
         find_spec(env_id)
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except (gym.error.Error, ImportError, ValueError) as error:
         raise ValueError(f"--env must be the id of a registered environment, got {env_id!r}: {error}") from error
     return env_id
 

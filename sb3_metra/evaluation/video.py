@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_metra.evaluation.rollout import SkillTrajectory
+from sb3_metra.evaluation.skills import is_one_hot
 
 try:
     import imageio.v3 as iio
@@ -55,19 +56,6 @@ def encode_gif(frames: Sequence[np.ndarray], fps: float = 20.0) -> bytes:
     return bytes(encoded)
 
 
-def write_video(clips: Sequence[Sequence[np.ndarray]], path: str | Path, fps: float = 20.0) -> Path:
-    """
-    Show clips side by side in a grid, all from the start; one that ends early stands still on its last frame.
-
-    :param clips: for each skill its frames, (height, width, 3) uint8, all of one size
-    :param path: an .mp4 or a .gif
-    :param fps: frames per second
-    :return: the path
-    :raises ValueError: where there are no frames, or the ending is another
-    """
-    return _write(_grid(clips), Path(path), fps)
-
-
 def label_frame(frame: np.ndarray, text: str, direction: tuple[float, float] | None = None) -> np.ndarray:
     """
     A frame with a strip above it that says what it shows.
@@ -102,7 +90,7 @@ def describe_skills(skills: np.ndarray) -> list[tuple[str, tuple[float, float] |
     skills = np.asarray(skills, dtype=np.float64)
     if skills.shape[1] == 1:
         return [(f"z = {skill[0]:+.3g}", None) for skill in skills]
-    if ((skills == 0) | (skills == 1)).all() and (skills.sum(axis=1) == 1).all():
+    if is_one_hot(skills):
         return [(f"skill {skill.argmax()}", None) for skill in skills]
     described: list[tuple[str, tuple[float, float] | None]] = []
     for first, second in skills[:, :2]:

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from sb3_metra.evaluation.plotting.style import (
     Theme,
     draw_skill_key,
-    is_one_hot,
     save_figure,
     skill_colors,
     themed,
 )
 from sb3_metra.evaluation.rollout import SkillTrajectory
+from sb3_metra.evaluation.skills import is_one_hot
 
 
 def plot_trajectories(
