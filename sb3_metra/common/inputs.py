@@ -91,6 +91,61 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def check_numbers(name: str, value: Any, ndim: int | None = None) -> np.ndarray:
+    """
+    Refuse what are no numbers.
+
+    :param name: of the argument
+    :param value: what came
+    :param ndim: number of axes that it must have; ``None``: any
+    :return: the numbers, float64
+    :raises ValueError: if something else came, or numbers that are not finite
+    """
+    try:
+        array = np.asarray(value)
+        numbers = array.astype(np.float64) if array.dtype.kind in "biuf" else None
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or (ndim is not None and numbers.ndim != ndim) or not np.isfinite(numbers).all():
+        axes = "" if ndim is None else f" with {ndim} axes" if ndim != 1 else " with one axis"
+        raise ValueError(f"{name} must be finite numbers{axes}, got {_brief(value)}")
+    return numbers
+
+
+def check_mapping(name: str, value: Any) -> Mapping[Any, Any]:
+    """
+    Refuse what is no dictionary, or an empty one.
+
+    :param name: of the argument
+    :param value: what came
+    :raises ValueError: if it holds nothing by name
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(f"{name} must be a dictionary with at least one entry, got {_brief(value)}")
+    return value
+
+
+def check_text(name: str, value: Any) -> str:
+    """
+    Refuse what is no string.
+
+    :param name: of the argument
+    :param value: what came
+    :raises ValueError: if it is something else
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, got {_brief(value)}")
+    return value
+
+
+def _brief(value: Any) -> str:
+    """What came, on one line."""
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return f"an array of shape {value.shape}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
 def check_folder(name: str, path: Any) -> Path:
     """
     Make a folder where there is none, and refuse one that nothing can be written to.

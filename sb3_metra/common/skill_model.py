@@ -63,6 +63,30 @@ def require_encoder(model: SkillModel, purpose: str) -> Encoder:
     return encode
 
 
+def check_prior(prior: Any) -> SkillPrior:
+    """
+    Refuse what is no prior.
+
+    :param prior: what came as p(z)
+    :raises ValueError: if it is something else
+    """
+    if not isinstance(prior, SkillPrior):
+        raise ValueError(f"prior must be a SkillPrior, such as model.skill_prior, got {prior!r}")
+    return prior
+
+
+def check_encoder(encode: Any) -> Encoder:
+    """
+    Refuse what is no phi.
+
+    :param encode: what came as phi
+    :raises ValueError: if it cannot be called
+    """
+    if not callable(encode):
+        raise ValueError(f"encode must be a function of observations, such as model.encode, got {encode!r}")
+    return encode
+
+
 def require_prior(model: SkillModel) -> SkillPrior:
     """
     p(z) of a model.

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
-from sb3_metra.common.inputs import check_flag
+from sb3_metra.common.inputs import check_flag, check_numbers, check_text
 from sb3_metra.common.skill_model import check_fit, require_prior
 
 
@@ -70,10 +70,11 @@ def sac_from_skill(
     :raises ValueError: where model and task do not fit, or observations are no vectors
     """
     prior = require_prior(model)
-    skill = prior.validate(skill)
+    skill = prior.validate(check_numbers("skill", skill))
     if skill.ndim != 1:
         raise ValueError(f"skill must be a single one, of shape ({prior.dim},), got {skill.shape}")
     check_flag("critics", critics)
+    check_text("observation_key", observation_key)
     if not isinstance(env, gym.Env | VecEnv):
         raise ValueError(f"env must be an environment, or a vectorised one, got {env!r}")
     if getattr(model, "normalization", None) is not None and not _is_normalized(env):

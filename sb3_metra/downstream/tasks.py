@@ -245,7 +245,10 @@ def make_hurdle_task(**kwargs: Any) -> HurdleTask:
 
 def _make(body: str, **kwargs: Any) -> gym.Env[Any, Any]:
     """One of this package's environments without its time limit: the task has its own."""
-    return gym.make(f"sb3_metra.envs:sb3_metra/{body}-v0", max_episode_steps=-1, **kwargs)
+    try:
+        return gym.make(f"sb3_metra.envs:sb3_metra/{body}-v0", max_episode_steps=-1, **kwargs)
+    except gym.error.UnregisteredEnv as error:
+        raise ValueError(f"body must be the name of an environment, such as Ant, got {body!r}: {error}") from error
 
 
 def _checked(env: Any) -> gym.Env[Any, Any]:

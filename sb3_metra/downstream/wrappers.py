@@ -11,8 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_metra.common.inputs import check_count
-from sb3_metra.common.skill_model import SkillModel, check_fit, observation_normalizer, require_prior
+from sb3_metra.common.inputs import check_count, check_numbers, check_text
+from sb3_metra.common.skill_model import SkillModel, check_fit, check_prior, observation_normalizer, require_prior
 from sb3_metra.common.skills import GaussianPrior, SkillPrior
 
 _GAUSSIAN_REACH = 2.0  # standard deviations of a Gaussian skill's component that an action of 1 stands for
@@ -25,6 +25,7 @@ def skill_action_space(prior: SkillPrior) -> spaces.Discrete | spaces.Box:
     :param prior: p(z)
     :return: ``Discrete(dim)`` for discrete skills, else a box [-1, 1] of ``dim`` components
     """
+    check_prior(prior)
     return spaces.Discrete(prior.dim) if prior.discrete else spaces.Box(-1.0, 1.0, (prior.dim,), np.float32)
 
 
@@ -41,10 +42,8 @@ def to_skills(prior: SkillPrior, actions: np.ndarray) -> np.ndarray:
     :return: (n, dim), float32
     :raises ValueError: if an action is not the number of a skill, or a continuous one is not finite or of another shape
     """
-    try:
-        actions = np.asarray(actions, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"actions must be numbers to choose skills, got {actions!r}") from None
+    check_prior(prior)
+    actions = check_numbers("actions", actions)
     if prior.discrete:
         numbers = actions.reshape(-1)
         if not np.isin(numbers, np.arange(prior.dim)).all():
@@ -53,8 +52,6 @@ def to_skills(prior: SkillPrior, actions: np.ndarray) -> np.ndarray:
     if not actions.ndim or actions.shape[-1] != prior.dim:
         raise ValueError(f"actions must have shape (n, {prior.dim}) to choose skills, got {actions.shape}")
     actions = actions.reshape(-1, prior.dim).astype(np.float32)
-    if not np.isfinite(actions).all():
-        raise ValueError("actions must be finite to choose skills, got NaN or infinity")
     if isinstance(prior, GaussianPrior):
         return _GAUSSIAN_REACH * actions
     return prior.toward(actions)
@@ -83,6 +80,7 @@ class SkillActionWrapper(gym.Wrapper[Any, Any, Any, Any]):
             raise ValueError(f"env must be a Gymnasium environment, got {env!r}: SkillActionVecWrapper wraps a VecEnv")
         super().__init__(env)
         self.model, self.skill_length = model, check_count("skill_length", skill_length)
+        check_text("observation_key", observation_key)
         self.action_space = skill_action_space(require_prior(model))
         self.low_level_key = check_fit(model, env.observation_space, env.action_space, observation_key)
         self._normalize = observation_normalizer(model)
@@ -134,6 +132,7 @@ class SkillActionVecWrapper(VecEnvWrapper):
         if not isinstance(venv, VecEnv):
             raise ValueError(f"venv must be a DummyVecEnv or a SubprocVecEnv, as from make_vec_env, got {venv!r}")
         self.model, self.skill_length = model, check_count("skill_length", skill_length)
+        check_text("observation_key", observation_key)
         prior = require_prior(model)
         self.low_level_key = check_fit(model, venv.observation_space, venv.action_space, observation_key)
         self._normalize = observation_normalizer(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,9 +11,9 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.inputs import check_count, check_number, check_seed, check_tasks
-from sb3_metra.common.skill_model import SkillModel
+from sb3_metra.common.skill_model import SkillModel, check_prior
 from sb3_metra.common.skills import SkillPrior
-from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
+from sb3_metra.evaluation.rollout import SkillTrajectory, check_trajectories, rollout_skills
 
 
 def cells(
@@ -28,8 +28,8 @@ def cells(
     :return: (n, number of columns), int64
     :raises ValueError: where there are no coordinates, they are not finite, or an argument does not fit them
     """
-    places = np.asarray(coordinates, dtype=np.float64)
-    if places.ndim != 2 or not len(places):
+    places = np.asarray(coordinates)
+    if places.ndim != 2 or not len(places) or places.dtype.kind not in "biuf":
         raise ValueError(
             f"coordinates must have shape (T + 1, k) for each trajectory, got {places.shape}; the environment has "
             'to report them as info["coordinates"] at every step and at the reset'
@@ -37,7 +37,7 @@ def cells(
     check_grid(cell_size, columns)
     if not np.isfinite(places).all():
         raise ValueError("coordinates must be finite, got NaN or infinity")
-    return _cells(places, cell_size, columns)
+    return _cells(places.astype(np.float64), cell_size, columns)
 
 
 def _cells(places: np.ndarray, cell_size: float | Sequence[float], columns: Sequence[int] | None) -> np.ndarray:
@@ -90,6 +90,8 @@ def state_coverage(
     :raises ValueError: where a trajectory has no coordinates, or they are not finite
     """
     check_grid(cell_size, columns)
+    if isinstance(coordinates, str) or not isinstance(coordinates, Iterable):
+        raise ValueError(f"coordinates must be one array for each trajectory, got {coordinates!r}")
     visited = [cells(places, cell_size, columns) for places in coordinates]
     return len(np.unique(np.concatenate(visited), axis=0)) if visited else 0
 
@@ -131,13 +133,11 @@ def draw_skills(prior: SkillPrior, n_skills: int, seed: int | None) -> np.ndarra
     :return: (n_skills, skill_dim)
     :raises ValueError: for a number that is none, or a seed that seeds nothing
     """
-    if not isinstance(prior, SkillPrior):
-        raise ValueError(f"prior must be a SkillPrior, such as model.skill_prior, got {prior!r}")
     check_count("n_skills", n_skills)
-    return prior.evaluation_skills(n_skills, np.random.default_rng(check_seed("seed", seed)))
+    return check_prior(prior).evaluation_skills(n_skills, np.random.default_rng(check_seed("seed", seed)))
 
 
-def achieved_tasks(trajectories: Iterable[SkillTrajectory]) -> list[str]:
+def achieved_tasks(trajectories: Sequence[SkillTrajectory] | Iterator[SkillTrajectory]) -> list[str]:
     """
     Which of the environment's tasks at least one episode achieves.
 
@@ -145,13 +145,14 @@ def achieved_tasks(trajectories: Iterable[SkillTrajectory]) -> list[str]:
     :return: names, in the environment's order
     :raises ValueError: where the environment reports no tasks
     """
-    trajectories = list(trajectories)
-    if not trajectories or not all(trajectory.tasks for trajectory in trajectories):
+    trajectories = list(trajectories) if isinstance(trajectories, Iterator) else trajectories
+    check_trajectories(trajectories)
+    if not all(trajectory.tasks for trajectory in trajectories):
         raise ValueError('trajectories must have tasks, got none: the environment reports no info["tasks"]')
     return [name for name in trajectories[0].tasks if any(t.tasks[name] for t in trajectories)]
 
 
-def task_coverage(trajectories: Iterable[SkillTrajectory]) -> int:
+def task_coverage(trajectories: Sequence[SkillTrajectory] | Iterator[SkillTrajectory]) -> int:
     """
     How many of the environment's tasks at least one episode achieves: the paper's metric in Kitchen.
 

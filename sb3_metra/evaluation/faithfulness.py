@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 
 from sb3_metra.common.inputs import check_choice, check_count, check_seed
-from sb3_metra.common.skill_model import Encoder
+from sb3_metra.common.skill_model import Encoder, check_encoder, check_prior
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.evaluation.episodes import batch
 from sb3_metra.evaluation.rollout import SkillTrajectory, check_trajectories
@@ -24,6 +24,7 @@ def encode_trajectories(trajectories: Sequence[SkillTrajectory], encode: Encoder
     :return: for each trajectory (T + 1, dim), float64
     """
     check_trajectories(trajectories)
+    check_encoder(encode)
     return [np.asarray(encode(batch(t.observations)), dtype=np.float64) for t in trajectories]
 
 
@@ -37,6 +38,7 @@ def displacement_cosine(trajectories: Sequence[SkillTrajectory], encode: Encoder
     :return: in [-1, 1], one for each trajectory; 0 where phi did not move
     """
     check_trajectories(trajectories)
+    check_encoder(encode)
     ends = [encode(batch([t.observations[-1], t.observations[0]])) for t in trajectories]
     return path_cosine([np.asarray(pair)[::-1] for pair in ends], [t.skill for t in trajectories], prior)
 
@@ -50,7 +52,10 @@ def path_cosine(paths: Sequence[np.ndarray], skills: Sequence[np.ndarray], prior
     :param prior: p(z), which gives a skill its direction
     :return: in [-1, 1], one for each path; 0 where phi did not move
     """
+    check_prior(prior)
     moves = np.stack([path[-1] - path[0] for path in _checked(paths)]).astype(np.float64)
+    if moves.shape[1] != prior.dim:
+        raise ValueError(f"paths must have the {prior.dim} dimensions of the prior's skills, got {moves.shape[1]}")
     directions = prior.embed(th.as_tensor(np.stack(skills))).numpy()
     norms = np.linalg.norm(moves, axis=1) * np.linalg.norm(directions, axis=1)
     return (moves * directions).sum(axis=1) / np.where(norms > 0, norms, 1.0)
@@ -118,9 +123,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def _checked(paths: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """Refuse what are no paths of phi."""
-    if not len(paths) or any(np.ndim(path) != 2 or len(path) < 2 for path in paths):
+    if not isinstance(paths, Sequence) or not len(paths) or any(np.ndim(path) != 2 or len(path) < 2 for path in paths):
         raise ValueError(
             "paths must each have shape (T + 1, dim) with T >= 1, at least one of them, got "
-            f"{[np.shape(path) for path in paths][:4]}"
+            f"{[np.shape(path) for path in paths][:4] if isinstance(paths, Sequence) else paths!r}"
         )
     return paths

@@ -10,8 +10,17 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_metra.common.inputs import check_count, check_flag, check_number, check_place, check_seed
-from sb3_metra.common.skill_model import Encoder, SkillModel, as_learnt, as_vec_env, require_encoder, require_prior
+from sb3_metra.common.inputs import check_count, check_flag, check_number, check_numbers, check_place, check_seed
+from sb3_metra.common.skill_model import (
+    Encoder,
+    SkillModel,
+    as_learnt,
+    as_vec_env,
+    check_encoder,
+    check_prior,
+    require_encoder,
+    require_prior,
+)
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.type_aliases import Random
 from sb3_metra.evaluation.episodes import Act, EpisodeRecord, StepLimit, batch, run_episodes
@@ -33,7 +42,8 @@ class GoalReacher:
     """
 
     def __init__(self, model: SkillModel, encode: Encoder, prior: SkillPrior, goals: Any, hold: bool = False) -> None:
-        self.model, self.encode, self.prior, self.hold = model, encode, prior, hold
+        self.model, self.encode, self.prior = model, check_encoder(encode), check_prior(prior)
+        self.hold = check_flag("hold", hold)
         self.goals = goals
 
     @property
@@ -109,7 +119,7 @@ class GoalTrajectories:
         :param radii: distances within which a goal counts as reached (3 and 1, as CSF's authors measured METRA)
         :return: ``goal_distance``, and for each radius ``goal_success_...`` and ``goal_staying_time_...``
         """
-        if isinstance(radii, str) or not np.size(radii):
+        if not check_numbers("radii", radii, ndim=1).size:
             raise ValueError(f"radii must be distances, at least one, got {radii!r}")
         result = {"goal_distance": float(goal_distance(self.coordinates, self.goals).mean())}
         for radius in radii:
@@ -170,6 +180,8 @@ def sample_goals(half_widths: Sequence[float], n: int = 50, rng: Random | None =
     widths = check_place("half_widths", half_widths)
     if (widths <= 0).any():
         raise ValueError(f"half_widths must be finite numbers greater than 0, got {half_widths!r}")
+    if rng is not None and not hasattr(rng, "uniform"):
+        raise ValueError(f"rng must be a generator of NumPy, got {rng!r}")
     rng = np.random.default_rng(0) if rng is None else rng
     return np.asarray(rng.uniform(-1.0, 1.0, (n, len(widths))) * widths)
 
@@ -250,7 +262,8 @@ def evaluate_task_goals(
     :return: whether each episode achieved its task, (n,)
     :raises ValueError: for environments that lack what is needed, and tasks that are none
     """
-    if isinstance(tasks, str) or not isinstance(tasks, Sequence) or not tasks:
+    named = isinstance(tasks, Sequence) and all(isinstance(task, str) for task in tasks)
+    if isinstance(tasks, str) or not named or not tasks:
         raise ValueError(f"tasks must be a list of at least one task's name, got {tasks!r}")
 
     def check(vec_env: VecEnv, chunk: Sequence[Any]) -> None:
@@ -287,6 +300,8 @@ class _Journey:
             self.encode = require_encoder(self.model, "reaching goals")
         if self.prior is None:
             self.prior = require_prior(self.model)
+        check_encoder(self.encode)
+        check_prior(self.prior)
 
     def go(
         self,
@@ -338,14 +353,16 @@ def _goal_observations(env: VecEnv, goals: list[Any]) -> Any:
 
 def _distances(coordinates: Sequence[np.ndarray], goals: np.ndarray) -> list[np.ndarray]:
     """For each goal the distance after every step, (T,)."""
-    goals = np.asarray(goals)
-    if goals.ndim != 2 or not len(goals) or not np.issubdtype(goals.dtype, np.number):
-        raise ValueError(f"goals must be places of shape (n, k), got shape {goals.shape} of {goals.dtype}")
+    if np.ndim(goals) != 2 or not len(goals):
+        raise ValueError(f"goals must be places of shape (n, k), got shape {np.shape(goals)}")
+    goals = check_numbers("goals", goals)
+    if isinstance(coordinates, str) or not isinstance(coordinates, Sequence | np.ndarray):
+        raise ValueError(f"coordinates must hold one trajectory for each goal, got {coordinates!r}")
     if len(coordinates) != len(goals):
         raise ValueError(
             f"coordinates must hold one trajectory for each of the {len(goals)} goals, got {len(coordinates)}"
         )
-    paths = [np.asarray(places, dtype=np.float64) for places in coordinates]
+    paths = [check_numbers("coordinates", places) for places in coordinates]
     for places in paths:
         if places.ndim != 2 or len(places) < 2 or places.shape[1] != goals.shape[1]:
             raise ValueError(

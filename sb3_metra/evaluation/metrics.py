@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.common.inputs import check_choice
-from sb3_metra.common.skill_model import Encoder, SkillModel, encoder_of, require_prior
+from sb3_metra.common.inputs import check_choice, check_flag
+from sb3_metra.common.skill_model import Encoder, SkillModel, check_encoder, check_prior, encoder_of, require_prior
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.evaluation.coverage import achieved_tasks, cells, check_grid, draw_skills, state_coverage
 from sb3_metra.evaluation.faithfulness import (
@@ -52,6 +52,7 @@ def evaluate_skills(
     :raises ValueError: for arguments that cannot work, each named
     """
     prior, norm = require_prior(model), constraint_norm_of(model) if constraint_norm is None else constraint_norm
+    check_flag("phi", phi)
     check_grid(cell_size, columns)
     check_choice("constraint_norm", norm, ("sum", "mean"))
     skills = draw_skills(prior, n_skills, seed)
@@ -95,7 +96,7 @@ def skill_metrics(
     :param columns: which coordinates to use for coverage and distance, by number; ``None``: all
     :param constraint_norm: as METRA's argument
     """
-    check_trajectories(trajectories)
+    _check(trajectories, prior, encode, cell_size, columns)
     check_choice("constraint_norm", constraint_norm, ("sum", "mean"))
     metrics: dict[str, float] = {}
     if has_coordinates(trajectories):
@@ -136,7 +137,7 @@ def skill_table(
     :param cell_size: edge of a cell in the environment's unit, or one for each column
     :param columns: which coordinates to use, by number; ``None``: all
     """
-    check_trajectories(trajectories)
+    _check(trajectories, prior, encode, cell_size, columns)
     placed = has_coordinates(trajectories)
     rows: list[dict[str, Any]] = []
     for trajectory in trajectories:
@@ -157,6 +158,18 @@ def skill_table(
             for row, cosine in zip(rows, path_cosine(paths, [t.skill for t in trajectories], prior), strict=True):
                 row["phi_cosine"] = float(cosine)
     return rows
+
+
+def _check(trajectories: Any, prior: Any, encode: Any, cell_size: Any, columns: Any) -> None:
+    """Refuse what no metrics can be taken from."""
+    check_trajectories(trajectories)
+    if prior is not None:
+        check_prior(prior)
+    if encode is not None:
+        check_encoder(encode)
+    check_grid(cell_size, columns)
+    if columns is not None and has_coordinates(trajectories):
+        cells(trajectories[0].coordinates, cell_size, columns)
 
 
 def headline(metrics: dict[str, float]) -> str | None:

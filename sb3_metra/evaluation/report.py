@@ -16,16 +16,24 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.files import atomic_path
-from sb3_metra.common.inputs import check_count, check_folder, check_number, check_path, check_seed
+from sb3_metra.common.inputs import (
+    check_count,
+    check_flag,
+    check_folder,
+    check_number,
+    check_path,
+    check_seed,
+    check_text,
+)
 from sb3_metra.common.skill_model import SkillModel, as_vec_env, encoder_of, require_prior
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.evaluation.coverage import draw_skills
 from sb3_metra.evaluation.metadata import env_id_of, frames_per_second_of, unit_of
 from sb3_metra.evaluation.report_page import render_page
-from sb3_metra.evaluation.report_page.curves import describe_curves
+from sb3_metra.evaluation.report_page.curves import check_curves, describe_curves
 from sb3_metra.evaluation.report_page.gather import gather
 from sb3_metra.evaluation.report_page.recording import Recorder, through_phi
-from sb3_metra.evaluation.rollout import Progress, SkillTrajectory, check_trajectories, has_coordinates
+from sb3_metra.evaluation.rollout import Progress, SkillTrajectory, check_skills, check_trajectories, has_coordinates
 from sb3_metra.evaluation.skills import skills_to_show
 
 _PACKAGES = ("sb3-metra", "stable-baselines3", "torch", "gymnasium", "numpy", "mujoco", "dm_control")
@@ -99,11 +107,16 @@ def write_report(
     if n_skills is not None:
         check_count("n_skills", n_skills)
     check_number("max_megabytes", max_megabytes)
+    check_flag("film", film)
+    check_flag("progress_bar", progress_bar)
+    if unit is not None:
+        check_text("unit", unit)
+    described = describe_curves(check_curves(curves or {}))
     check_seed("seed", seed)
     if measured is not None:
         check_trajectories(measured, "measured")
     path, vec_env, prior = _page(path), as_vec_env(env), require_prior(model)
-    dial = skills_to_show(prior, n_skills, seed) if skills is None else np.atleast_2d(prior.validate(skills))
+    dial = skills_to_show(prior, n_skills, seed) if skills is None else check_skills(model, skills)
     n_measured = 48 if measured is None else 0
     with Progress(n_measured + len(dial), "skill", progress_bar) as progress:
         recorder = Recorder(model, vec_env, seed, progress.update, max_episode_steps)
@@ -126,7 +139,7 @@ def write_report(
         "date": datetime.date.today().isoformat(),
         "fps": frames_per_second_of(vec_env),
         **gather(prior, recorded, seen, films, unit_of(vec_env) if unit is None else unit),
-        "curves": describe_curves(curves or {}),
+        "curves": described,
         "settings": describe_settings(model),
         "versions": _versions(trained_with or {}),
         "about": {"environment": env_id, **(about or {}), "seed of the recordings": seed},

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.common.inputs import check_flag, check_seed
+from sb3_metra.common.inputs import check_flag, check_numbers, check_seed
 from sb3_metra.common.skill_model import SkillModel, as_learnt, as_vec_env
 from sb3_metra.evaluation.episodes import EpisodeRecord, StepLimit, run_episodes
 
@@ -56,8 +56,7 @@ def check_trajectories(trajectories: Any, name: str = "trajectories") -> None:
     """
     if isinstance(trajectories, SkillTrajectory) or not isinstance(trajectories, Sequence) or not trajectories:
         raise ValueError(f"{name} must hold at least one, as rollout_skills returns them, got {trajectories!r}")
-    other = next((one for one in trajectories if not isinstance(one, SkillTrajectory)), None)
-    if other is not None:
+    for other in (one for one in trajectories if not isinstance(one, SkillTrajectory)):
         raise ValueError(f"{name} must be as rollout_skills returns them, got a {type(other).__name__} among them")
 
 
@@ -101,7 +100,7 @@ def rollout_skills(
         cannot render, an episode has no end, or places are reported at some steps only
     :raises ImportError: if a progress bar is asked for and tqdm is missing
     """
-    skills, seed = _check_skills(model, skills), check_seed("seed", seed)
+    skills, seed = check_skills(model, skills), check_seed("seed", seed)
     for name, flag in (("deterministic", deterministic), ("frames", frames), ("progress_bar", progress_bar)):
         check_flag(name, flag)
     given = as_vec_env(env)
@@ -119,19 +118,28 @@ def rollout_skills(
     return trajectories
 
 
-def _check_skills(model: SkillModel, skills: np.ndarray) -> np.ndarray:
-    """Refuse what is no table of skills, or of others than the model's."""
+def check_skills(model: SkillModel, skills: Any) -> np.ndarray:
+    """
+    Refuse what is no table of a model's skills.
+
+    :param model: what follows them
+    :param skills: what came
+    :return: (n, skill_dim), float32
+    :raises ValueError: if they have another shape, or cannot come from the model's prior
+    """
     try:
-        table = np.asarray(skills, dtype=np.float32)
-    except (TypeError, ValueError):
-        table = np.zeros((), np.float32)
+        table = check_numbers("skills", skills)
+    except ValueError:
+        if np.ndim(skills) != 2:
+            raise ValueError(f"skills must have shape (n, skill_dim), got {shape_or_value(skills)}") from None
+        raise
     if table.ndim != 2:
         raise ValueError(f"skills must have shape (n, skill_dim), got {shape_or_value(skills)}")
     if not len(table):
         raise ValueError("skills must hold at least one skill, got none")
     prior = getattr(model, "skill_prior", None)
     if prior is None:
-        return table
+        return table.astype(np.float32)
     if table.shape[1] != prior.dim:
         raise ValueError(f"skills must have the model's {prior.dim} components, got {table.shape[1]}")
     return prior.validate(table)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sb3_metra.common.inputs import check_mapping, check_path, check_text
+
 STEPS = "time/total_timesteps"
 
 #: Files that hold the log of a run, in the order in which a folder is searched for them.
@@ -22,7 +24,7 @@ def find_log(path: str | Path) -> Path:
     :param path: the file, or the run's folder
     :raises ValueError: where there is none
     """
-    path = Path(path)
+    path = check_path("path", path)
     if path.is_file():
         return path
     for name in LOG_FILES:
@@ -60,7 +62,8 @@ def read_curves(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     :return: for each column its steps and values, (n,) each; empty if there is neither file, or nothing in it
     :raises ValueError: if a file is there but cannot be read
     """
-    path = next((file for name in LOG_FILES[:2] if (file := Path(folder) / name).is_file()), None)
+    folder = check_path("folder", folder)
+    path = next((file for name in LOG_FILES[:2] if (file := folder / name).is_file()), None)
     log = {} if path is None else _read(path)
     if not log:
         return {}
@@ -93,7 +96,8 @@ def column(log: dict[str, np.ndarray], name: str) -> str:
     :param name: for example ``"eval/policy_state_coverage"`` or ``"policy_state_coverage"``
     :raises ValueError: where there is no such column, or several
     """
-    if name in log:
+    check_mapping("log", log)
+    if check_text("name of a column", name) in log:
         return name
     wanted = {name.rpartition("/")[2]}
     if "total_timesteps" in wanted:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sb3_metra.common.inputs import check_count, check_seed
+from sb3_metra.common.inputs import check_count, check_numbers, check_seed
+from sb3_metra.common.skill_model import check_prior
 from sb3_metra.common.skills import SkillPrior
 
 _N_ON_CIRCLE, _N_IN_SPACE, _N_DISCRETE = 24, 32, 48  # as many as one page shows well
@@ -22,6 +23,8 @@ def skills_to_show(prior: SkillPrior, n: int | None = None, seed: int = 0) -> np
     :return: (n, skill_dim), float32; of finitely many skills there are no more than there are
     :raises ValueError: if ``n`` is no positive integer
     """
+    check_prior(prior)
+    check_seed("seed", seed)
     if n is not None:
         check_count("n", n)
     if prior.discrete:
@@ -31,7 +34,7 @@ def skills_to_show(prior: SkillPrior, n: int | None = None, seed: int = 0) -> np
     if prior.dim == 2:
         angles = np.arange(n or _N_ON_CIRCLE) * (2 * np.pi / (n or _N_ON_CIRCLE))
         return prior.toward(np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    return prior.toward(_far_apart(n or _N_IN_SPACE, prior.dim, np.random.default_rng(check_seed("seed", seed))))
+    return prior.toward(_far_apart(n or _N_IN_SPACE, prior.dim, np.random.default_rng(seed)))
 
 
 def _far_apart(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
@@ -65,11 +68,9 @@ def skill_angles(skills: np.ndarray) -> np.ndarray:
     :return: in radians, (n,)
     :raises ValueError: if they are no table of finite numbers
     """
-    skills = np.asarray(skills, dtype=np.float64)
-    if skills.ndim != 2 or not skills.size:
-        raise ValueError(f"skills must have shape (n, skill_dim), got {skills.shape}")
-    if not np.isfinite(skills).all():
-        raise ValueError("skills must be finite, got NaN or infinity")
+    if np.ndim(skills) != 2 or not np.size(skills):
+        raise ValueError(f"skills must have shape (n, skill_dim), got {np.shape(skills)}")
+    skills = check_numbers("skills", skills)
     if skills.shape[1] == 1:  # as far apart as can be
         return np.where(skills[:, 0] < 0, np.pi, 0.0)
     if is_one_hot(skills):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,22 @@ LABELS: dict[str, tuple[str, str]] = {
 """The curves that are shown first, in this order: key in the log, name, explanation."""
 
 _MAX_POINTS = 400
+
+
+def check_curves(curves: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """
+    Refuse what are no curves.
+
+    :param curves: what came
+    :raises ValueError: if they are no pairs of x and y by name
+    """
+    if not isinstance(curves, dict):
+        raise ValueError(f"curves must be a dictionary, as read_curves returns it, got {curves!r}")
+    for name, curve in curves.items():
+        shapes = [np.shape(values) for values in curve] if isinstance(curve, Sequence) else []
+        if len(shapes) != 2 or len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+            raise ValueError(f"curves must be pairs of x and y by name, got {curve!r} for {name!r}")
+    return curves
 
 
 def describe_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
