@@ -5,6 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+import gymnasium as gym
+
 from sb3_metra import __version__
 
 COMMANDS = {
@@ -19,7 +21,7 @@ COMMANDS = {
 """Every command, the name of a module in ``sb3_metra.commands``, and what it does."""
 
 
-MISTAKES = (ImportError, OSError, TypeError, ValueError, AssertionError)
+MISTAKES = (ImportError, OSError, TypeError, ValueError, AssertionError, gym.error.Error)
 """What a mistake of the user's is raised as, by this package, Stable-Baselines3 and Gymnasium."""
 
 

@@ -8,6 +8,8 @@ as long as it is open. Everything else is rl_zoo3's.
 """
 
 import argparse
+import ast
+import builtins
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ try:
     import rl_zoo3.exp_manager
     import rl_zoo3.hyperparams_opt
     import rl_zoo3.train
+    import rl_zoo3.utils
     from optuna import Trial
     from rl_zoo3.callbacks import TrialEvalCallback
 except ImportError as error:
@@ -37,7 +40,7 @@ except ImportError as error:
 
 import sb3_metra.envs  # noqa: F401  registers the environments
 from sb3_metra.algorithms.metra import METRA
-from sb3_metra.commands.loading import find_statistics, load_algorithm
+from sb3_metra.commands.loading import check_device, find_statistics, load_algorithm
 from sb3_metra.common.files import atomic_path
 from sb3_metra.common.inputs import check_count, check_number
 from sb3_metra.common.workers import WorkerError, WorkerVecEnv
@@ -57,6 +60,7 @@ _TASK_SETTINGS = {"sac": "sac", "tqc": "sac", "ppo": "ppo"}
 """Whose shipped settings the algorithms of rl_zoo3 that have some take for downstream tasks."""
 _SMALLEST = {"--eval-episodes": 1, "--n-eval-envs": 1, "--n-envs": 1, "--n-trials": 1, "--n-jobs": -1, "--seed": -1}
 """Of rl_zoo3's numbers, the smallest that works; a seed of -1 is a random one."""
+_KEYWORDS = (("-params", "--hyperparams"), ("--env-kwargs",), ("--eval-env-kwargs",))
 _POWER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 _LOG_FOLDER = "logs"  # rl_zoo3's train writes there, and its enjoy looks elsewhere
 
@@ -322,13 +326,33 @@ def _check_words(arguments: Sequence[str]) -> None:
     parser.add_argument("-n", "--n-timesteps", type=int)
     for name in _SMALLEST:
         parser.add_argument(name, type=int)
+    for names in _KEYWORDS:
+        parser.add_argument(*names, nargs="+", default=[])
+    parser.add_argument("--device", default="auto")
     known, _ = parser.parse_known_args(arguments)
+    check_device(known.device)
+    for *_, name in _KEYWORDS:
+        for word in getattr(known, name[2:].replace("-", "_")):
+            _check_keyword(name, word)
     if known.n_timesteps not in (None, -1):
         check_count("-n", known.n_timesteps)
     for name, low in _SMALLEST.items():
         value = getattr(known, name[2:].replace("-", "_"))
         if value is not None:
             check_count(name, value, low)
+
+
+def _check_keyword(name: str, word: str) -> None:
+    """Refuse what rl_zoo3 cannot evaluate as ``KEY:VALUE``."""
+    key, separator, value = word.partition(":")
+    try:
+        tree = ast.parse(value.strip(), mode="eval")
+    except SyntaxError:
+        tree = None
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree is not None else set()
+    known = vars(builtins).keys() | vars(rl_zoo3.utils).keys()
+    if not (key and separator and tree is not None and names <= known):
+        raise ValueError(f"{name} must be KEY:VALUE with a value in Python, such as n_envs:8, got {word!r}")
 
 
 @contextmanager
@@ -341,9 +365,8 @@ def checked_settings() -> Iterator[None]:
         check_settings_file(self.config)
         hyperparams, saved = theirs(self)
         hyperparams, saved = read_numbers(hyperparams), read_numbers(saved)
-        check_count(f"n_envs in {self.config}", hyperparams.get("n_envs", 1))
-        if self.n_timesteps <= 0 or "n_timesteps" not in hyperparams:
-            check_number(f"n_timesteps in {self.config}", hyperparams.setdefault("n_timesteps", self.n_timesteps))
+        check_count("n_envs", hyperparams.get("n_envs", 1))
+        check_number("n_timesteps", hyperparams.setdefault("n_timesteps", self.n_timesteps))
         return hyperparams, saved
 
     manager.read_hyperparameters = read

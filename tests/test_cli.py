@@ -208,14 +208,14 @@ def test_evaluate_refuses_what_is_no_model(
             "--env must be the id of a registered environment, got 'sb3_metra/Nowhere-v0'",
         ),
         (["--env", "nowhere:Nowhere-v0"], "--env must be the id of a registered environment, got 'nowhere:Nowhere-v0'"),
-        (["--env", "Pendulum-v1"], "Observation spaces do not match"),
+        (["--env", "Pendulum-v1"], "model must act in this environment's action space"),
         (["--env", POINT, "--env-kwargs", "arena"], "--env-kwargs must be KEY:VALUE with a Python literal"),
         (["--env", POINT, "--env-kwargs", "arena:big"], "--env-kwargs must be KEY:VALUE with a Python literal"),
         (["--env", POINT, "--env-kwargs", "arena:-1"], "arena must be None or a finite number above 0"),
-        (["--env", POINT, "--n-skills", "0"], "--n-skills must be at least 1, got 0"),
+        (["--env", POINT, "--n-skills", "0"], "--n-skills must be an integer of at least 1, got 0"),
         (
             ["--env", POINT, "--n-skills", "1", "--cell-size", "0"],
-            "cell_size must be a finite number greater than 0, got 0.0",
+            "--cell-size must be a finite number greater than 0, got 0.0",
         ),
     ],
 )
@@ -326,7 +326,7 @@ def test_demo_films_the_skills_that_get_farthest() -> None:
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
 def test_demo_refuses_no_time(minutes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", f"--minutes={minutes}", "--out", str(tmp_path)]) == 2
-    assert "minutes must be a finite number above 0" in capsys.readouterr().err
+    assert "minutes must be a finite number greater than 0" in capsys.readouterr().err
 
 
 def test_demo_says_in_a_sentence_why_there_is_no_video(

@@ -134,10 +134,10 @@ def test_drawing_that_fails_leaves_a_page_without_videos(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_skills": 0}, "n_skills must be at least 1, got 0"),
-        ({"max_megabytes": 0.0}, "max_megabytes must be greater than 0, got 0.0"),
-        ({"max_megabytes": float("nan")}, "max_megabytes must be greater than 0, got nan"),
-        ({"measured": []}, "measured must hold at least one trajectory, got none"),
+        ({"n_skills": 0}, "n_skills must be an integer of at least 1, got 0"),
+        ({"max_megabytes": 0.0}, "max_megabytes must be a finite number greater than 0, got 0.0"),
+        ({"max_megabytes": float("nan")}, "max_megabytes must be a finite number greater than 0, got nan"),
+        ({"measured": []}, "measured must hold at least one, as rollout_skills returns them"),
         ({"skills": np.ones((2, 3))}, r"skill must have shape \(2,\) or \(n, 2\), got \(2, 3\)"),
     ],
 )

@@ -166,5 +166,5 @@ def test_skills_learnt_on_normalised_observations_are_refused(skills: dict[bool,
     (tmp_path / "run" / "vecnormalize.pkl").touch()
     model = tmp_path / "model.zip"
     model.write_bytes(Path(skills[False]).read_bytes())
-    with pytest.raises(ValueError, match="--skills must not have learnt on observations that rl_zoo3 normalised"):
+    with pytest.raises(ValueError, match="--skills must carry the statistics of the observations that it learnt on"):
         zoo.follow_skills(make_vec_env(TASK), str(model))

@@ -36,11 +36,11 @@ def run(arguments: list[str]) -> None:
     add("--out", type=Path, default=Path("compare"), metavar="DIR", help="where to write (default: %(default)s)")
     add("--theme", choices=["light", "dark"], default="light", help="of the picture (default: %(default)s)")
     options = parser.parse_args(arguments)
-    check_folder("--out", options.out)
 
     from sb3_metra.evaluation.plotting import plot_curves
 
     curves = read_runs(group_runs(options.runs), options.metric, options.x)
+    check_folder("--out", options.out)
     table = {"metric": options.metric, "x": options.x, "methods": summarize(curves, not options.no_intervals)}
     written = [options.out / "comparison.json"]
     written[0].write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")

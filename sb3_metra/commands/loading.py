@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_metra.algorithms import load
@@ -59,12 +60,7 @@ def load_algorithm(path: Path, device: str = "auto") -> Any:
     :param device: PyTorch device
     :raises ValueError: if the file holds none, or the device does not exist
     """
-    try:
-        th.device("cpu" if device == "auto" else device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f'--device must be "auto" or a device of PyTorch, such as cpu or cuda:0, got {device!r}'
-        ) from error
+    check_device(device)
     try:
         return load(path, device=device)
     except (OSError, MemoryError):
@@ -72,6 +68,19 @@ def load_algorithm(path: Path, device: str = "auto") -> Any:
     except Exception as error:  # a torn or strange file fails in many ways
         reason = str(error) or type(error).__name__
         raise ValueError(f"MODEL must be a saved model, got {str(path)!r}, which cannot be loaded: {reason}") from error
+
+
+def check_device(device: str) -> None:
+    """
+    Refuse a device that PyTorch does not have here.
+
+    :param device: name of a PyTorch device, or ``"auto"``
+    :raises ValueError: if nothing can be put on it
+    """
+    try:
+        th.empty(0, device=get_device(device))
+    except Exception as error:  # of PyTorch, one kind for each backend
+        raise ValueError(f'--device must be "auto" or a device of PyTorch, such as cpu, got {device!r}') from error
 
 
 def make_env(env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
