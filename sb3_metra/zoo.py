@@ -8,9 +8,6 @@ as long as it is open. Everything else is rl_zoo3's.
 """
 
 import argparse
-import ast
-import builtins
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -42,11 +38,11 @@ import sb3_metra.envs  # noqa: F401  registers the environments
 from sb3_metra.algorithms.metra import METRA
 from sb3_metra.commands.loading import check_device, find_statistics, load_algorithm
 from sb3_metra.common.files import atomic_path
-from sb3_metra.common.inputs import check_count, check_number
 from sb3_metra.common.workers import WorkerError, WorkerVecEnv
 from sb3_metra.downstream import TASKS, SkillActionVecWrapper
 from sb3_metra.evaluation.callbacks import SkillEvalCallback
 from sb3_metra.hyperparams import settings_path
+from sb3_metra.zoo_input import check_settings, check_settings_file, check_words, read_numbers
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"metra": METRA}
 """This package's algorithms under the names that ``--algo`` knows."""
@@ -58,10 +54,6 @@ _TRAIN_DEFAULTS = {
 }
 _TASK_SETTINGS = {"sac": "sac", "tqc": "sac", "ppo": "ppo"}
 """Whose shipped settings the algorithms of rl_zoo3 that have some take for downstream tasks."""
-_SMALLEST = {"--eval-episodes": 1, "--n-eval-envs": 1, "--n-envs": 1, "--n-trials": 1, "--n-jobs": -1, "--seed": -1}
-"""Of rl_zoo3's numbers, the smallest that works; a seed of -1 is a random one."""
-_KEYWORDS = (("-params", "--hyperparams"), ("--env-kwargs",), ("--eval-env-kwargs",))
-_POWER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 _LOG_FOLDER = "logs"  # rl_zoo3's train writes there, and its enjoy looks elsewhere
 
 
@@ -132,7 +124,12 @@ class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
 
 
 class KeepingExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
-    """rl_zoo3's, which keeps what was learnt if a worker ends training."""
+    """rl_zoo3's, which checks the settings that it reads, and keeps what was learnt if a worker ends training."""
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        check_settings_file(self.config)
+        settings, saved = super().read_hyperparameters()
+        return check_settings(settings, self.n_timesteps), read_numbers(saved)
 
     def learn(self, model: BaseAlgorithm) -> None:
         try:
@@ -320,95 +317,6 @@ def enjoy(arguments: Sequence[str]) -> None:
     _run("enjoy", ["--algo", "metra", "--env", _TRAIN_DEFAULTS["--env"], "--folder", _LOG_FOLDER, *arguments])
 
 
-def _check_words(arguments: Sequence[str]) -> None:
-    """Refuse numbers that rl_zoo3 would take for its defaults, or fail on much later."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-n", "--n-timesteps", type=int)
-    for name in _SMALLEST:
-        parser.add_argument(name, type=int)
-    for names in _KEYWORDS:
-        parser.add_argument(*names, nargs="+", default=[])
-    parser.add_argument("--device", default="auto")
-    known, _ = parser.parse_known_args(arguments)
-    check_device(known.device)
-    for *_, name in _KEYWORDS:
-        for word in getattr(known, name[2:].replace("-", "_")):
-            _check_keyword(name, word)
-    if known.n_timesteps not in (None, -1):
-        check_count("-n", known.n_timesteps)
-    for name, low in _SMALLEST.items():
-        value = getattr(known, name[2:].replace("-", "_"))
-        if value is not None:
-            check_count(name, value, low)
-
-
-def _check_keyword(name: str, word: str) -> None:
-    """Refuse what rl_zoo3 cannot evaluate as ``KEY:VALUE``."""
-    key, separator, value = word.partition(":")
-    try:
-        tree = ast.parse(value.strip(), mode="eval")
-    except SyntaxError:
-        tree = None
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree is not None else set()
-    known = vars(builtins).keys() | vars(rl_zoo3.utils).keys()
-    if not (key and separator and tree is not None and names <= known):
-        raise ValueError(f"{name} must be KEY:VALUE with a value in Python, such as n_envs:8, got {word!r}")
-
-
-@contextmanager
-def checked_settings() -> Iterator[None]:
-    """While it is open, what rl_zoo3 reads as settings is checked, and numbers such as 1e-3 are numbers."""
-    manager = rl_zoo3.exp_manager.ExperimentManager
-    theirs = manager.read_hyperparameters
-
-    def read(self: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        check_settings_file(self.config)
-        hyperparams, saved = theirs(self)
-        hyperparams, saved = read_numbers(hyperparams), read_numbers(saved)
-        check_count("n_envs", hyperparams.get("n_envs", 1))
-        check_number("n_timesteps", hyperparams.setdefault("n_timesteps", self.n_timesteps))
-        return hyperparams, saved
-
-    manager.read_hyperparameters = read
-    try:
-        yield
-    finally:
-        manager.read_hyperparameters = theirs
-
-
-def check_settings_file(config: str) -> None:
-    """
-    Refuse a file of settings that holds none.
-
-    :param config: path of a YAML file, or what else rl_zoo3 takes
-    :raises ValueError: if the file is no YAML, empty, or holds something else than settings by environment
-    """
-    if not config.endswith((".yml", ".yaml")):
-        return
-    try:
-        entries = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--conf-file must be a YAML file, got {config!r}, which cannot be read: {error}") from error
-    if not isinstance(entries, dict) or not entries:
-        raise ValueError(f"--conf-file must hold settings by environment, got {config!r}, which holds {entries!r}")
-    for name, entry in entries.items():
-        if not isinstance(entry, dict) or not entry:
-            raise ValueError(f"--conf-file must hold settings for {name}, got {config!r}, which holds {entry!r} there")
-
-
-def read_numbers(value: Any) -> Any:
-    """
-    Settings with numbers in the place of strings that are written as powers of ten: YAML takes 1e-3 for a string.
-
-    :param value: settings, or a part of them
-    """
-    if isinstance(value, dict):
-        return type(value)((key, read_numbers(inner)) for key, inner in value.items())
-    if isinstance(value, list):
-        return [read_numbers(inner) for inner in value]
-    return float(value) if isinstance(value, str) and _POWER.fullmatch(value) else value
-
-
 def _words(arguments: dict[str, str]) -> list[str]:
     return [word for pair in arguments.items() for word in pair]
 
@@ -421,11 +329,11 @@ def _run(script: str, arguments: Sequence[str]) -> None:
     :param arguments: the script's arguments
     """
     register()
-    _check_words(arguments)
+    check_device(check_words(arguments, vars(rl_zoo3.utils)))
     argv = sys.argv
     sys.argv = [f"sb3-metra {script}", *arguments]
     try:
-        with checked_settings(), _guarded_workers():
+        with _guarded_workers():
             {"train": rl_zoo3.train.train, "enjoy": rl_zoo3.enjoy.enjoy}[script]()
     finally:
         sys.argv = argv

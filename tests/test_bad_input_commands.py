@@ -234,9 +234,9 @@ def test_bad_logs(run: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_numbers_that_yaml_takes_for_strings_are_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    zoo = pytest.importorskip("sb3_metra.zoo")
+    zoo_input = pytest.importorskip("sb3_metra.zoo_input")
     settings = {"dual_lambda": "1e-3", "policy": "MlpPolicy", "a": {"b": ["-2E+4", "e3", "1e", "0x1", ".5e1"]}, "n": 3}
-    assert zoo.read_numbers(settings) == {
+    assert zoo_input.read_numbers(settings) == {
         "dual_lambda": 1e-3,
         "policy": "MlpPolicy",
         "a": {"b": [-2e4, "e3", "1e", "0x1", 5.0]},

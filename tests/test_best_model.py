@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 
+import sb3_metra.envs  # noqa: F401  registers the environments
 from sb3_metra import METRA
+from sb3_metra.common.checkpoint import RunCheckpointCallback
 from sb3_metra.evaluation import SkillEvalCallback
 from sb3_metra.evaluation.best_model import BestModel
 from tests.toys import goal_points, tiny_model
@@ -133,3 +137,53 @@ def test_a_callback_takes_up_the_score_of_an_earlier_one(tmp_path: Path) -> None
     second.best_model.score = 1_000  # type: ignore[union-attr]
     tiny_model(goal_points(1, 5)).learn(16, second)
     assert (tmp_path / "best_model.zip").read_bytes() == before
+
+
+class Noting(SkillEvalCallback):
+    """Remembers all metrics of each evaluation, by steps."""
+
+    def __init__(self, folder: Path) -> None:
+        point = make_vec_env("sb3_metra/PointMass-v0", 1)
+        super().__init__(point, 80, n_skills=2, queue_episodes=2, best_model_save_path=folder, max_episode_steps=30)
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def evaluate(self) -> int:
+        coverage = super().evaluate()
+        self.rows[self.num_timesteps] = self.last_metrics
+        return coverage
+
+
+class Killed(BaseException):
+    """What stops a run without a word."""
+
+
+class Kill(BaseCallback):
+    """Kills the run at a step."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= 330:
+            raise Killed
+        return True
+
+
+@pytest.mark.filterwarnings("ignore:.*of an earlier session")
+def test_a_run_that_goes_on_has_the_scores_of_one_that_never_stopped(tmp_path: Path) -> None:
+    """It is killed at step 330, within the second episode of each environment, and goes on from step 288."""
+
+    def training() -> Any:
+        return make_vec_env("sb3_metra/PointMass-v0", 2, seed=5)
+
+    whole, first, second = (Noting(tmp_path / name) for name in ("whole", "part", "part"))
+    tiny_model(training()).learn(480, [RunCheckpointCallback(20, tmp_path / "a"), whole])
+    with pytest.raises(Killed):
+        tiny_model(training()).learn(480, [RunCheckpointCallback(20, tmp_path / "b"), first, Kill()])
+    model = METRA.resume(tmp_path / "b", training(), device="cpu")
+    assert model.num_timesteps == 288
+    model.learn(480 - 288, second, reset_num_timesteps=False)
+    assert list(whole.rows) == [80, 160, 240, 320, 400, 480]
+    assert list(second.rows) == [320, 400, 480]
+    for step, row in (first.rows | second.rows).items():
+        assert row == whole.rows[step]
+    assert second.best_coverage == whole.best_coverage
+    scores = [json.loads((tmp_path / name / "best_model.json").read_text()) for name in ("whole", "part")]
+    assert scores[0] == scores[1]

@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_metra.common.normalization import ObservationNormalization
 from sb3_metra.common.skill_model import as_learnt, check_fit, observation_normalizer
 from sb3_metra.common.skills import SpherePrior
 from sb3_metra.downstream import SkillActionVecWrapper, SkillActionWrapper, sac_from_skill
@@ -23,27 +24,15 @@ from tests.toys import Follower, goal_points, tiny_model
 MEAN, STD = np.array([3.0, -1.0]), np.array([2.0, 0.5])
 
 
-class Statistics:
-    """What an algorithm carries as ``normalization``: frozen statistics of a ``VecNormalize``."""
-
-    def __init__(self, mean: np.ndarray = MEAN, std: np.ndarray = STD) -> None:
-        self.mean, self.std = mean, std
-
-    def apply_to(self, normalizer: VecNormalize) -> None:
-        normalizer.obs_rms.mean[:] = self.mean  # in place, so that sharing would show
-        normalizer.obs_rms.var[:] = self.std**2
-        normalizer.epsilon, normalizer.clip_obs, normalizer.norm_obs = 0.0, 100.0, True
-
-    def wrap(self, venv: VecEnv) -> VecNormalize:
-        normalizer = VecNormalize(venv, training=False, norm_reward=False)
-        self.apply_to(normalizer)
-        return normalizer
+def statistics() -> ObservationNormalization:
+    """What an algorithm carries as ``normalization``."""
+    return ObservationNormalization(MEAN, STD**2, 100.0, clip=100.0, epsilon=0.0, training=False)
 
 
 class Seeing(Follower):
     """Follows skills, and learnt on normalised observations."""
 
-    normalization = Statistics()
+    normalization = statistics()
 
     def encode(self, observation: np.ndarray) -> np.ndarray:
         return np.asarray(observation) * STD  # back to places, but for a shift
@@ -78,7 +67,12 @@ def state_of(env: VecNormalize) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("make", [lambda: goal_points(2, 6), lambda: PointMassEnv(), other_statistics])
+def only_rewards() -> VecNormalize:
+    """Point masses whose rewards are normalised, and whose observations are not."""
+    return VecNormalize(goal_points(2, 6), norm_obs=False)
+
+
+@pytest.mark.parametrize("make", [lambda: goal_points(2, 6), lambda: PointMassEnv(), other_statistics, only_rewards])
 def test_rollouts_show_what_was_learnt_on(make: Any) -> None:
     model, env = learnt(), make()
     trajectories = rollout_skills(model, env, np.eye(2), seed=0, max_episode_steps=6)
@@ -147,8 +141,7 @@ def test_skills_are_followed_on_tasks_as_they_were_learnt() -> None:
 
 
 def test_fine_tuning_asks_for_observations_as_they_were_learnt_on() -> None:
-    model = tiny_model(VecNormalize(goal_points(1), norm_reward=False))
-    model.normalization = Statistics()
+    model = tiny_model(statistics().wrap(goal_points(1)))
     skill = np.array([1.0, 0.0], np.float32)
     with pytest.raises(ValueError, match="env must normalise observations as they were when the skills were learnt"):
         sac_from_skill(model, PointMassEnv(), skill)

@@ -366,7 +366,7 @@ def test_tasks_are_strata() -> None:
     np.testing.assert_array_equal(value, [1.0, 3.0])
     assert (low[0], high[0]) == (1.0, 1.0)
     assert (low[1], high[1]) == (2.0, 4.0)
-    with pytest.raises(ValueError, match="scores must be finite, one a run"):
+    with pytest.raises(ValueError, match="scores of 'a' must be finite numbers"):
         aggregate.aggregate_runs({"a": [1.0, np.nan]})
     with pytest.raises(ValueError, match="statistic must be one of"):
         aggregate.aggregate_curves(table, "mode")

@@ -387,7 +387,7 @@ def test_command_without_videos(run: Path, tmp_path: Path, capsys: pytest.Captur
 def test_command_tells_errors_in_a_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     for arguments, message in [
-        ([str(tmp_path / "empty"), "--env", POINT], "which holds no whole .zip file"),
+        ([str(tmp_path / "empty"), "--env", POINT], "which holds no .zip file"),
         ([str(tmp_path / "none.zip"), "--env", POINT], "MODEL must be a file"),
         ([str(run), "--env", "sb3_metra/Nowhere-v0"], "--env must be the id of a registered environment"),
         ([str(run), "--env", POINT, "--n-skills", "0"], "--n-skills must be an integer of at least 1, got 0"),

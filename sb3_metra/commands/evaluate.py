@@ -67,6 +67,7 @@ def run(arguments: list[str]) -> None:
             max_episode_steps=options.max_episode_steps,
             env_kwargs=env_kwargs,
             device=options.device,
+            trusted=options.trust,
             progress_bar=options.progress,
         )
         if headline({k: v for k, v in evaluation.result.items() if v is not None}) is None:
@@ -80,7 +81,7 @@ def run(arguments: list[str]) -> None:
         if options.out is not None:
             written = write_pictures(evaluation, options.out, options.theme)
             if options.video:
-                written.append(film(evaluation, options.video, options.out))
+                written.append(film(evaluation, options.video, options.out, options.trust))
             print("\n".join(["Written:", *(f"  {path}" for path in written)]), file=sys.stderr)
     print(json.dumps(evaluation.result, indent=2))
 
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--table", action="store_true", help="print a row for each skill on the standard error")
     add("--progress", action="store_true", help="show a progress bar on the standard error")
     add("--device", default="auto", help="PyTorch device (default: %(default)s)")
+    add("--trust", action="store_true", help="unpickle what an old model's files hold, which can run any code")
     return parser
 
 
@@ -123,6 +125,7 @@ def evaluate(
     n_envs: int = 1,
     env_kwargs: dict[str, Any] | None = None,
     device: str = "auto",
+    trusted: bool = False,
     progress_bar: bool = False,
     max_episode_steps: int | None = None,
 ) -> Evaluation:
@@ -138,6 +141,7 @@ def evaluate(
     :param n_envs: number of environments
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
+    :param trusted: unpickle what the files hold, which can run any code that they bring
     :param progress_bar: show a progress bar
     :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them
     :return: all metrics, and what they were measured with
@@ -146,7 +150,7 @@ def evaluate(
     check_count("--n-envs", n_envs)
     _check_options(seeds, cell_size, columns, max_episode_steps)
     path = find_model(path)
-    model, env = load_model(path, env_id, n_envs, env_kwargs=env_kwargs, device=device)
+    model, env = load_model(path, env_id, n_envs, env_kwargs=env_kwargs, device=device, trusted=trusted)
     prior, encode = require_prior(model), encoder_of(model)
     options: dict[str, Any] = {"cell_size": cell_size, "columns": columns}
     shown: dict[str, Any] = {"max_episode_steps": max_episode_steps, "progress_bar": progress_bar}
@@ -244,13 +248,14 @@ def check_renders(env_id: str, env_kwargs: dict[str, Any]) -> None:
         raise ValueError(f'--video needs an environment with the render mode "rgb_array", got {env_id} with {modes}.')
 
 
-def film(evaluation: Evaluation, n_skills: int, out: Path) -> Path:
+def film(evaluation: Evaluation, n_skills: int, out: Path, trusted: bool = False) -> Path:
     """
     Film skills side by side, each labelled, as the demonstration does unless ``env_kwargs`` say otherwise.
 
     :param evaluation: what :func:`evaluate` returns
     :param n_skills: number of skills
     :param out: folder to write ``skills.mp4`` to
+    :param trusted: unpickle what the model's files hold
     :return: the file
     """
     from sb3_metra.evaluation.video import film_skills
@@ -258,7 +263,7 @@ def film(evaluation: Evaluation, n_skills: int, out: Path) -> Path:
     choose_gl()
     result = evaluation.result
     env_kwargs = drawing_kwargs(result["env"], 320, 240) | result["env_kwargs"]
-    model, env = load_model(Path(result["model"]), result["env"], env_kwargs=env_kwargs)
+    model, env = load_model(Path(result["model"]), result["env"], env_kwargs=env_kwargs, trusted=trusted)
     try:
         for single in env.unwrapped.envs:  # type: ignore[attr-defined]
             leave_out_shadows(single)

@@ -49,6 +49,9 @@ def run(arguments: list[str]) -> None:
         "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python"
     )
     parser.add_argument("--device", default="auto", help="PyTorch device (default: %(default)s)")
+    parser.add_argument(
+        "--trust", action="store_true", help="unpickle what an old model's files hold, which can run any code"
+    )
     options = parser.parse_args(arguments)
     with redirect_stdout(sys.stderr):
         result = measure_goals(
@@ -63,6 +66,7 @@ def run(arguments: list[str]) -> None:
             max_episode_steps=options.max_episode_steps,
             env_kwargs=parse_keyword_arguments(options.env_kwargs),
             device=options.device,
+            trusted=options.trust,
         )
     print(json.dumps(result, indent=2))
 
@@ -78,6 +82,7 @@ def measure_goals(
     plot: Path | None = None,
     env_kwargs: dict[str, Any] | None = None,
     device: str = "auto",
+    trusted: bool = False,
     max_episode_steps: int | None = None,
 ) -> dict[str, Any]:
     """
@@ -94,6 +99,7 @@ def measure_goals(
     :param plot: where to draw the ways to the goals
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
+    :param trusted: unpickle what the files hold, which can run any code that they bring
     :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them
     :return: the metrics, and what they were measured with
     """
@@ -109,7 +115,7 @@ def measure_goals(
 
         check_picture("--plot", plot)
     n_envs = min(n_envs, n_goals)
-    model, env = load_model(path, env_id, n_envs=n_envs, env_kwargs=env_kwargs, device=device)
+    model, env = load_model(path, env_id, n_envs=n_envs, env_kwargs=env_kwargs, device=device, trusted=trusted)
     try:
         require_encoder(model, "reaching goals")
         env.reset()

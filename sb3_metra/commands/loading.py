@@ -1,8 +1,6 @@
 """What several commands share: a saved model with its environment, and arguments given as words."""
 
 import ast
-import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,34 +13,46 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_metra.algorithms import load
 from sb3_metra.common.inputs import check_count
+from sb3_metra.common.saving import find_whole
 from sb3_metra.common.skill_model import check_fit
 from sb3_metra.envs import find_spec
 
 
 def load_model(
-    path: Path, env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None, device: str = "auto"
+    path: Path,
+    env_id: str,
+    n_envs: int = 1,
+    env_kwargs: dict[str, Any] | None = None,
+    device: str = "auto",
+    trusted: bool = False,
 ) -> tuple[Any, VecEnv]:
     """
     A saved model and the environments to run it in, which the caller closes.
 
     Of a run's folder, the model is the one that :func:`find_model` finds. A model that learnt on normalised
-    observations carries their statistics. Beside one that carries none, those that rl_zoo3 left are used, and stay as
-    they are.
+    observations carries their statistics. Beside one of an earlier version, which carries none, those that rl_zoo3 left
+    are used, and stay as they are; they are pickled, so that they have to be trusted.
 
     :param path: the saved model, a zip file, or the folder of a run
     :param env_id: id of the environment
     :param n_envs: number of environments
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
+    :param trusted: unpickle what the files hold, which can run any code that they bring
     :return: the model, and the environments
     :raises ValueError: if there is no such model or environment, or they do not fit
     """
     path = find_model(path)
-    model = load_algorithm(path, device)
+    model = load_algorithm(path, device, trusted)
     env = make_env(env_id, n_envs, env_kwargs)
     try:
         statistics = find_statistics(path)
         if statistics is not None and getattr(model, "normalization", None) is None:
+            if not trusted:
+                raise ValueError(
+                    f"MODEL must be trusted with {str(statistics)!r}, the pickled statistics of its observations, "
+                    "which can run any code: add --trust if you trust whoever made it."
+                )
             env = VecNormalize.load(str(statistics), env)
             env.training = env.norm_reward = False
         check_fit(model, env.observation_space, env.action_space)
@@ -52,21 +62,22 @@ def load_model(
     return model, env
 
 
-def load_algorithm(path: Path, device: str = "auto") -> Any:
+def load_algorithm(path: Path, device: str = "auto", trusted: bool = False) -> Any:
     """
     A saved model of any algorithm of this package.
 
     :param path: its zip file
     :param device: PyTorch device
+    :param trusted: unpickle what the file holds, which can run any code that it brings
     :raises ValueError: if the file holds none, or the device does not exist
     """
     check_device(device)
     try:
-        return load(path, device=device)
+        return load(path, device=device, trusted=trusted)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a torn or strange file fails in many ways
-        reason = str(error) or type(error).__name__
+        reason = (str(error) or type(error).__name__).replace("load it with trusted=True", "add --trust")
         raise ValueError(f"MODEL must be a saved model, got {str(path)!r}, which cannot be loaded: {reason}") from error
 
 
@@ -121,28 +132,23 @@ def find_statistics(path: Path) -> Path | None:
 def find_model(path: Path) -> Path:
     """
     The saved model that a path stands for: the file itself, or of the folder that ``sb3-metra train`` or a script of
-    this repository wrote, ``best_model.zip``, else the newest zip file. Torn files are left out, and a line says so.
+    this repository wrote, ``best_model.zip``, else the newest zip file. A torn file is left out with a warning.
 
     :param path: a zip file, or a folder
     :raises ValueError: if there is none
     """
     if path.is_file():
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"MODEL must be a saved model, a zip file, got {str(path)!r}, which is none, or is torn.")
         return path
     if not path.is_dir():
         raise ValueError(f"MODEL must be a file or a run's folder, got {str(path)!r}, which does not exist.")
     best = path / "best_model.zip"
     files = [file for file in path.glob("*.zip") if not file.name.startswith(".")]
-    models = sorted(filter(zipfile.is_zipfile, files), key=lambda file: (file == best, file.stat().st_mtime, file.name))
-    for torn in set(files).difference(models):
-        print(f"{torn} is torn, or no saved model: it is left out.", file=sys.stderr)
-    if not models:
+    if not files:
         raise ValueError(
-            f"MODEL must be a saved model or a folder that holds one, got {str(path)!r}, which holds no whole .zip "
-            "file: name the folder of one run, such as logs/metra/sb3_metra-Ant-v0_1."
+            f"MODEL must be a saved model or a folder that holds one, got {str(path)!r}, which holds no .zip file: "
+            "name the folder of one run, such as logs/metra/sb3_metra-Ant-v0_1."
         )
-    return models[-1]
+    return find_whole(sorted(files, key=lambda file: (file == best, file.stat().st_mtime, file.name), reverse=True))
 
 
 def registered(env_id: str) -> str:

@@ -45,6 +45,9 @@ def run(arguments: list[str]) -> None:
         "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python"
     )
     parser.add_argument("--device", default="auto", help="PyTorch device (default: %(default)s)")
+    parser.add_argument(
+        "--trust", action="store_true", help="unpickle what an old model's files hold, which can run any code"
+    )
     options = parser.parse_args(arguments)
     for name, count in (("--n-skills", options.n_skills), ("--max-episode-steps", options.max_episode_steps)):
         if count is not None:
@@ -62,6 +65,7 @@ def run(arguments: list[str]) -> None:
         max_megabytes=options.max_megabytes,
         env_kwargs=parse_keyword_arguments(options.env_kwargs),
         device=options.device,
+        trusted=options.trust,
         command=command,
         max_episode_steps=options.max_episode_steps,
     )
@@ -81,6 +85,7 @@ def report_model(
     max_megabytes: float = 15.0,
     env_kwargs: dict[str, Any] | None = None,
     device: str = "auto",
+    trusted: bool = False,
     command: str = "",
     max_episode_steps: int | None = None,
 ) -> Report:
@@ -96,6 +101,7 @@ def report_model(
     :param max_megabytes: largest size of the page
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
+    :param trusted: unpickle what the files hold, which can run any code that they bring
     :param command: what to name as the command on the page
     :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them
     :return: what was written
@@ -104,7 +110,7 @@ def report_model(
     path = find_model(path)
     env_kwargs = env_kwargs or {}
     drawing = drawing_kwargs(registered(env_id)) if video else {}
-    model, env = load_model(path, env_id, env_kwargs={**drawing, **env_kwargs}, device=device)
+    model, env = load_model(path, env_id, env_kwargs={**drawing, **env_kwargs}, device=device, trusted=trusted)
     try:
         for inner in getattr(env.unwrapped, "envs", []):
             draw_for_films(inner)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_metra.common.skills import SkillPrior
 
 #: phi, from a batch of observations, (n, \*obs_shape) or a dictionary of such, to (n, dim): an algorithm's ``encode``.
 Encoder = Callable[[Any], np.ndarray]
 
-_NORMALIZATION = ("training", "norm_obs", "norm_obs_keys", "norm_reward", "obs_rms", "clip_obs", "epsilon")
+_NORMALIZATION = ("training", "norm_reward", "obs_rms", "clip_obs", "epsilon")
 
 
 class SkillModel(Protocol):
@@ -138,37 +137,27 @@ def as_learnt(model: Any, env: VecEnv | gym.Env) -> Iterator[VecEnv]:
         raise ValueError("env must be a VecNormalize with training=False, got training=True: rollouts would change it")
     before = {name: value for name, value in vars(normalizer).items() if name in _NORMALIZATION}
     try:
-        if learnt_on is not None:
-            vars(normalizer).update(deepcopy(before))  # what is shared with another environment stays as it is
-            learnt_on.apply_to(normalizer)
         normalizer.training = normalizer.norm_reward = False
-        yield vec_env
+        if learnt_on is None:
+            yield vec_env
+        elif normalizer.norm_obs:
+            learnt_on.apply_to(normalizer)
+            yield vec_env
+        else:
+            yield learnt_on.wrap(vec_env)
     finally:
         vars(normalizer).update(before)
 
 
 def observation_normalizer(model: Any) -> Callable[[Any], Any]:
     """
-    How a model's observations are normalised, for those that do not come from a ``VecNormalize``.
+    How a model's observations are normalised, for those that come from no vectorised environment.
 
     :param model: what acts
     :return: from observations of the model's space, one or a batch, to what it learnt on
     """
     learnt_on = getattr(model, "normalization", None)
-    if learnt_on is None:
-        return lambda observation: observation
-    normalizer: VecNormalize = learnt_on.wrap(_OnlySpaces(model.observation_space, model.action_space))
-    return normalizer.normalize_obs
-
-
-class _OnlySpaces(DummyVecEnv):
-    """A vectorised environment of which nothing but the spaces is asked."""
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        VecEnv.__init__(self, 1, observation_space, action_space)
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [None]
+    return (lambda observation: observation) if learnt_on is None else learnt_on.normalize
 
 
 def check_fit(model: Any, observation_space: spaces.Space, action_space: spaces.Space, key: str = "") -> str | None:

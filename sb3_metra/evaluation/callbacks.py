@@ -96,7 +96,7 @@ class SkillEvalCallback(BaseCallback):
         self.last_metrics: dict[str, float] = {}
         self.last_trajectories: list[SkillTrajectory] = []
         self.judged_by: str | None = None
-        self._probed = self._handed_over = self._episodes_were_cut = False
+        self._probed = self._handed_over = self._episodes_were_cut = self._goes_on = False
         self._tracker: CoverageTracker | None = None
         self._next_eval = eval_freq
         self._own_cpu_seconds = 0.0
@@ -127,6 +127,34 @@ class SkillEvalCallback(BaseCallback):
                     f"got {self.eval_env.render_mode!r}"
                 )
 
+    def get_state(self) -> dict[str, Any]:
+        """What a run goes on from, as plain values: scores, and the coverage of training."""
+        best = self.best_model
+        return {
+            "best_coverage": self.best_coverage,
+            "last_coverage": self.last_coverage,
+            "next_eval": self._next_eval,
+            "best_model": None if best is None else {"metric": best.metric, "score": best.score},
+            "tracker": None if self._tracker is None else self._tracker.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on in the middle of a run.
+
+        :param state: what :meth:`get_state` returned
+        """
+        self.best_coverage, self.last_coverage = state["best_coverage"], state["last_coverage"]
+        if self.best_model is not None and state["best_model"] is not None:
+            self.best_model.metric, self.best_model.score = state["best_model"]["metric"], state["best_model"]["score"]
+        if state["tracker"] is not None:
+            self._tracker = self._new_tracker()
+            self._tracker.set_state(state["tracker"])
+            self._next_eval, self._goes_on = state["next_eval"], True
+
+    def _new_tracker(self) -> CoverageTracker:
+        return CoverageTracker(self.training_env.num_envs, self.cell_size, self.columns, self.queue_episodes)
+
     def _init_callback(self) -> None:
         """Try one episode of one skill, so that what cannot work is said before the training, not after hours of it."""
         if share_environment(self.training_env, self.eval_env) and not self._handed_over:
@@ -150,15 +178,16 @@ class SkillEvalCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        self._next_eval = (self.num_timesteps // self.eval_freq + 1) * self.eval_freq
         if (self.figures or self.video_skills) and not self._tensorboards():
             raise ValueError(
                 "figures and video_skills need a log for TensorBoard, got none: give the model a tensorboard_log"
             )
+        if self._goes_on:  # in the middle of episodes
+            self._goes_on = False
+            return
+        self._next_eval = (self.num_timesteps // self.eval_freq + 1) * self.eval_freq
         if self._tracker is None:
-            self._tracker = CoverageTracker(
-                self.training_env.num_envs, self.cell_size, self.columns, self.queue_episodes
-            )
+            self._tracker = self._new_tracker()
         self._tracker.reset(self.training_env.unwrapped.reset_infos)
 
     def _on_step(self) -> bool:

@@ -186,6 +186,29 @@ class VisitCounter:
         """Distinct things that any episode has reached."""
         return len(self._recent)
 
+    def get_state(self) -> dict[str, Any]:
+        """What has been reached, as plain values."""
+        things = list(self._recent)
+        number = {thing: i for i, thing in enumerate(things)}
+        return {
+            "things": [list(thing) if isinstance(thing, tuple) else thing for thing in things],
+            "recent": list(self._recent.values()),
+            "running": [None if episode is None else [number[thing] for thing in episode] for episode in self._running],
+            "ended": [[number[thing] for thing in episode] for episode in self._ended],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on from what had been reached.
+
+        :param state: what :meth:`get_state` returned, also after it was JSON
+        """
+        things = [tuple(thing) if isinstance(thing, list) else thing for thing in state["things"]]
+        self._recent = dict(zip(things, state["recent"], strict=True))
+        self._running = [None if steps is None else {things[i]: None for i in steps} for steps in state["running"]]
+        self._ended = deque(tuple(things[i] for i in episode) for episode in state["ended"])
+        self.queue = sum(count > 0 for count in state["recent"])
+
     def begin(self, index: int) -> None:
         """
         An episode of one environment begins, and the one before it has ended.
@@ -304,6 +327,20 @@ class CoverageTracker:
             self._seen.add("task")
             if achieved:
                 self._counters["task"].visit(index, name)
+
+    def get_state(self) -> dict[str, Any]:
+        """What has been counted, as plain values."""
+        return {"seen": sorted(self._seen), **{name: counter.get_state() for name, counter in self._counters.items()}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on from what had been counted, in the middle of the same episodes.
+
+        :param state: what :meth:`get_state` returned, also after it was JSON
+        """
+        self._seen = set(state["seen"])
+        for name, counter in self._counters.items():
+            counter.set_state(state[name])
 
     def metrics(self) -> dict[str, int]:
         """Coverage by name; what the environments do not report is left out."""

@@ -9,16 +9,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.evaluation.episodes import ask
 
-_GOAL_RANGES: dict[str, tuple[float, ...]] = {
-    "sb3_metra/PointMass-v0": (7.5, 7.5),
-    "sb3_metra/PixelPointMass-v0": (7.5, 7.5),
-    "sb3_metra/Ant-v0": (50.0, 50.0),
-    "sb3_metra/HalfCheetah-v0": (100.0,),
-    "sb3_metra/QuadrupedPixels-v0": (15.0, 15.0),
-    "sb3_metra/HumanoidPixels-v0": (10.0, 10.0),
-}  # of environments whose metadata do not say; MuJoCo's bodies as in the code of CSF
-_METRES = {name for name in _GOAL_RANGES if "Point" not in name} | {"sb3_metra/KitchenPixels-v0"}
-
 
 def unit_of(env: VecEnv) -> str:
     """
@@ -26,7 +16,7 @@ def unit_of(env: VecEnv) -> str:
 
     :param env: environments
     """
-    return str(_metadata(env).get("unit", "m" if env_id_of(env) in _METRES else ""))
+    return str(_metadata(env).get("unit", ""))
 
 
 def goal_range_of(env: VecEnv) -> tuple[float, ...] | None:
@@ -36,7 +26,7 @@ def goal_range_of(env: VecEnv) -> tuple[float, ...] | None:
     :param env: environments, after a reset
     :return: half the edges of a box, (k,); ``None`` if an environment does not say
     """
-    half_widths = _metadata(env).get("goal_range", _GOAL_RANGES.get(env_id_of(env)))
+    half_widths = _metadata(env).get("goal_range")
     if half_widths is None:
         return None
     n_coordinates = np.size(env.unwrapped.reset_infos[0].get("coordinates", half_widths))
