@@ -368,7 +368,7 @@ def test_tasks_are_strata() -> None:
     assert (low[1], high[1]) == (2.0, 4.0)
     with pytest.raises(ValueError, match="scores of 'a' must be finite numbers"):
         aggregate.aggregate_runs({"a": [1.0, np.nan]})
-    with pytest.raises(ValueError, match="statistic must be one of"):
+    with pytest.raises(ValueError, match='statistic must be "iqm", "mean" or "median"'):
         aggregate.aggregate_curves(table, "mode")
 
 
