@@ -83,7 +83,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.episodes": LEAVES,
     "sb3_metra.common.buffers": ARRAYS | LEAVES,
     "sb3_metra.common.frame_buffer": BUFFERS | LEAVES,
-    "sb3_metra.common.constructor": BUFFERS | VALUES,
+    "sb3_metra.common.constructor": BUFFERS | NETWORKS,
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,
     "sb3_metra.common.training_env": SPACES,

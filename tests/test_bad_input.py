@@ -307,6 +307,7 @@ def test_misspelt_arguments_of_networks(kwargs: dict[str, Any], message: str) ->
         {"net_arch": []},
         {"net_arch": {"pi": [8], "qf": [9, 9]}},
         {"activation_fn": functools.partial(nn.LeakyReLU, 0.2)},
+        {"activation_fn": "ELU", "actor_activation_fn": "GELU"},
         {"n_critics": 3.0},
         {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}},
         {"optimizer_kwargs": {"foreach": True}},

@@ -22,6 +22,7 @@ from sb3_metra.common import arguments as args
 from sb3_metra.common.arguments import FLAG, POSITIVE, Check, integer, number, optional, shorten
 from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.dual import DualVariable
+from sb3_metra.common.networks import find_activation
 
 
 def _learning_rate(value: Any) -> Any:
@@ -72,9 +73,10 @@ def _layers(value: Any) -> Any:
 
 
 def _activation(value: Any) -> Any:
-    if not isinstance(value(), nn.Module):
+    found = find_activation(value)
+    if not isinstance(found(), nn.Module):
         raise TypeError
-    return value
+    return found
 
 
 def _callback(value: Any) -> Any:
@@ -86,7 +88,7 @@ def _callback(value: Any) -> Any:
     return value
 
 
-ACTIVATION = Check("a class of torch.nn that needs no arguments, such as torch.nn.ReLU", _activation)
+ACTIVATION = Check("a class of torch.nn that needs no arguments, or its name, such as ReLU", _activation)
 EXTRACTOR = {
     "features_extractor_class": optional(args.subclass("a subclass of BaseFeaturesExtractor", BaseFeaturesExtractor)),
     "features_extractor_kwargs": optional(args.ARGUMENTS),
