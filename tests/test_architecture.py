@@ -26,6 +26,7 @@ FILES = {
     f"sb3_metra.common.{name}"
     for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "policy_file", "normalization")
 }
+POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "policy_file", "prediction")}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 WORKERS = {"sb3_metra.common.workers"}
 LOOP = (
@@ -74,14 +75,15 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.skill_counts": LEAVES,
     "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.actor_critic": OBJECTIVE,
-    "sb3_metra.common.policies": OBJECTIVE | FILES | {"sb3_metra.common.actor_critic", "sb3_metra.common.policy_file"},
+    "sb3_metra.common.policies": OBJECTIVE | FILES | POLICY,
     "sb3_metra.common.policy_file": {"sb3_metra.common.archive", "sb3_metra.common.saving"},
+    "sb3_metra.common.prediction": LEAVES,
     "sb3_metra.common.arrays": LEAVES,
     "sb3_metra.common.checks": LEAVES,
     "sb3_metra.common.episodes": LEAVES,
     "sb3_metra.common.buffers": ARRAYS | LEAVES,
     "sb3_metra.common.frame_buffer": BUFFERS | LEAVES,
-    "sb3_metra.common.constructor": BUFFERS | VALUES,
+    "sb3_metra.common.constructor": BUFFERS | NETWORKS,
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,
     "sb3_metra.common.training_env": SPACES,

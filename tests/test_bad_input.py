@@ -254,8 +254,14 @@ POLICY: dict[str, tuple[str, list[Any]]] = {
     "n_critics": (AT_LEAST_1, [0, *NO_INTEGERS]),
     "share_critic_encoder": (FLAG, NO_FLAGS),
     "layer_norm": (FLAG, NO_FLAGS),
+    "actor_extractor_class": ("must be a subclass of BaseFeaturesExtractor", ["x", int, nn.Linear]),
+    "actor_extractor_kwargs": ("must ", [1, "x", [], {"scale": 1}]),
 }
 PHI = {name: POLICY[name] for name in ("activation_fn", "features_extractor_class", "normalize_images")}
+PHI |= {
+    "output_gain": ("must be a finite number greater than 0", [0, *NO_NUMBERS]),
+    "normalize_steps": (FLAG, NO_FLAGS),
+}
 PHI |= {"net_arch": (LAYERS, NO_LAYERS), "features_extractor_kwargs": POLICY["features_extractor_kwargs"]}
 
 
@@ -301,6 +307,7 @@ def test_misspelt_arguments_of_networks(kwargs: dict[str, Any], message: str) ->
         {"net_arch": []},
         {"net_arch": {"pi": [8], "qf": [9, 9]}},
         {"activation_fn": functools.partial(nn.LeakyReLU, 0.2)},
+        {"activation_fn": "ELU", "actor_activation_fn": "GELU"},
         {"n_critics": 3.0},
         {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}},
         {"optimizer_kwargs": {"foreach": True}},

@@ -180,7 +180,7 @@ def test_output_gain_scales_the_first_phi_alone() -> None:
 
 @pytest.mark.parametrize("output_gain", [0.0, -1.0, math.nan, math.inf])
 def test_output_gain_must_be_positive(output_gain: float) -> None:
-    with pytest.raises(ValueError, match="output_gain must be a finite number above 0, got"):
+    with pytest.raises(ValueError, match="output_gain must be a finite number greater than 0, got"):
         Representation(VECTOR, ACTIONS, dim=2, output_gain=output_gain)
 
 

@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import nn
 
-from sb3_metra.common.arguments import check_count
+from sb3_metra.common.arguments import integer
 from sb3_metra.common.networks import flatten_state, make_mlp, state_dim
 from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.policies import SkillPolicy
@@ -37,7 +37,7 @@ class DADSObjective(SkillObjective):
         self, prior: SkillPrior, dim: int, n_alternatives: int = 100, skip_last_steps: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(prior)
-        check_count("n_alternatives", n_alternatives)
+        n_alternatives = integer(1)("n_alternatives", n_alternatives)
         self.n_alternatives, self.skip_last_steps = n_alternatives, skip_last_steps
         self.state_norm, self.difference_norm = (nn.BatchNorm1d(dim, momentum=_MOMENTUM, affine=False) for _ in "12")
         self.dynamics = make_mlp(dim + prior.dim, dim, **kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +19,10 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_metra.common.actor_critic import SkillActor, SkillCritic
-from sb3_metra.common.arguments import FLAG, shorten
+from sb3_metra.common.arguments import FLAG
 from sb3_metra.common.networks import PixelEncoder, SkillExtractor, initialize, prepare
 from sb3_metra.common.policy_file import PersistentPolicy
+from sb3_metra.common.prediction import StateReminder, read_starts
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.spaces import read_observations
 from sb3_metra.common.type_aliases import Observations
@@ -61,8 +61,6 @@ class SkillPolicy(PersistentPolicy):
     actor: SkillActor
     critic: SkillCritic
     critic_target: SkillCritic
-    _before: list[Any] | None = None  # observations of the last call of predict, if it had no state
-    _warned_of_new_skills = False
 
     def __init__(
         self,
@@ -103,6 +101,7 @@ class SkillPolicy(PersistentPolicy):
             squash_output=True,
         )
         self.skill_prior = skill_prior
+        self._reminder = StateReminder()
         self.net_arch: list[int] | dict[str, list[int]] = [1024, 1024] if net_arch is None else net_arch
         self.activation_fn = activation_fn
         self.actor_activation_fn = actor_activation_fn
@@ -233,12 +232,12 @@ class SkillPolicy(PersistentPolicy):
         :raises ValueError: if the observation is not finite or has another shape, or the skill cannot come from p(z)
         """
         arrays, n, vectorized = read_observations(observation, self.observation_space)
-        begins, deterministic = self._read_starts(n, episode_start), FLAG("deterministic", deterministic)
+        starts, deterministic = read_starts(n, episode_start), FLAG("deterministic", deterministic)
         if state is None:
-            self._warn_of_new_skills(arrays, begins)
+            self._reminder.remember(arrays, starts)
         else:
-            self._before = None
-        skills = self._choose_skills(n, state, begins)
+            self._reminder.forget()
+        skills = self._choose_skills(n, state, starts)
         actions = self.unscale_action(self.act(obs_as_tensor(arrays, self.device), skills, deterministic))
         return (actions, skills) if vectorized else (actions[0], skills[0])
 
@@ -261,7 +260,7 @@ class SkillPolicy(PersistentPolicy):
             raise ValueError("actions must be finite, got NaN or infinity from the actor: look at its weights")
         return actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
-    def _choose_skills(self, n: int, state: np.ndarray | None, begins: np.ndarray | None) -> np.ndarray:
+    def _choose_skills(self, n: int, state: np.ndarray | None, starts: np.ndarray | None) -> np.ndarray:
         if state is None:
             return self.skill_prior.sample(n)
         skills = self.skill_prior.validate(state)
@@ -270,37 +269,9 @@ class SkillPolicy(PersistentPolicy):
         if len(skills) != n:
             raise ValueError(f"state must hold one skill for each of the {n} observations, got {len(skills)}")
         skills = skills.copy()
-        if begins is not None:
-            skills[begins] = self.skill_prior.sample(int(begins.sum()))
+        if starts is not None:
+            skills[starts] = self.skill_prior.sample(int(starts.sum()))
         return skills
-
-    @staticmethod
-    def _read_starts(n: int, episode_start: np.ndarray | None) -> np.ndarray | None:
-        if episode_start is None:
-            return None
-        starts = np.asarray(episode_start)
-        flags = starts if starts.dtype == np.bool_ else starts == 1
-        if starts.dtype.kind not in "biuf" or starts.shape not in ((), (n,)) or not (flags | (starts == 0)).all():
-            raise ValueError(
-                f"episode_start must be True or False for each of the {n} observations, got {shorten(episode_start)}"
-            )
-        return np.broadcast_to(flags, n)
-
-    def _warn_of_new_skills(self, arrays: Any, begins: np.ndarray | None) -> None:
-        """Warn once where ``predict`` is called again without a state, after one call and on other observations."""
-        if self._warned_of_new_skills or (begins is not None and begins.all()):
-            return
-        parts = arrays.values() if isinstance(arrays, dict) else [arrays]
-        now = [(x.shape, x.tobytes()) for x in parts]
-        before, self._before = self._before, now
-        if before is None or before == now or [shape for shape, _ in before] != [shape for shape, _ in now]:
-            return
-        self._warned_of_new_skills, self._before = True, None
-        warnings.warn(
-            "predict was called again without state, so that each step follows another skill: hand back the state that "
-            "it returned, as in `action, skill = model.predict(obs, state=skill)`",
-            stacklevel=4,
-        )
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """As SB3's policies: actions in [-1, 1] for a point of S x Z."""
