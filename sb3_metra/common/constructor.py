@@ -143,7 +143,11 @@ POLICY: dict[str, Check] = EXTRACTOR | {
 }
 
 #: ``phi_kwargs``.
-PHI: dict[str, Check] = EXTRACTOR | {"net_arch": optional(args.UNITS), "activation_fn": ACTIVATION}
+PHI: dict[str, Check] = EXTRACTOR | {
+    "net_arch": optional(args.UNITS),
+    "activation_fn": ACTIVATION,
+    "normalize_steps": FLAG,
+}
 
 #: ``replay_buffer_kwargs``.
 REPLAY: dict[str, Check] = {
