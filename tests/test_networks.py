@@ -168,22 +168,6 @@ def test_initial_weights_of_phi() -> None:
         assert layer.bias.abs().max().item() == 0.0
 
 
-def test_output_gain_scales_the_first_phi_alone() -> None:
-    th.manual_seed(0)
-    phi = Representation(VECTOR, ACTIONS, dim=2, net_arch=[40, 30])
-    th.manual_seed(0)
-    small = Representation(VECTOR, ACTIONS, dim=2, net_arch=[40, 30], output_gain=0.01)
-    states = th.randn(5, *VECTOR.shape)
-    th.testing.assert_close(small(states), 0.01 * phi(states))
-    assert th.equal(small.hidden[0].weight, phi.hidden[0].weight)
-
-
-@pytest.mark.parametrize("output_gain", [0.0, -1.0, math.nan, math.inf])
-def test_output_gain_must_be_positive(output_gain: float) -> None:
-    with pytest.raises(ValueError, match="output_gain must be a finite number greater than 0, got"):
-        Representation(VECTOR, ACTIONS, dim=2, output_gain=output_gain)
-
-
 def test_steps_are_normalised_to_the_median_component() -> None:
     phi = Representation(spaces.Box(-1, 1, (4,)), ACTIONS, dim=2, net_arch=[8], normalize_steps=True)
     states = th.randn(6, 4)
@@ -204,17 +188,6 @@ def test_steps_of_images_are_not_normalised() -> None:
             features_extractor_class=PixelEncoder,
             normalize_steps=True,
         )
-
-
-def test_activation_of_phi_by_name() -> None:
-    phi = Representation(VECTOR, ACTIONS, dim=2, net_arch=[4], activation_fn="PReLU")
-    assert isinstance(phi.hidden[1], nn.PReLU)
-
-
-@pytest.mark.parametrize("activation_fn", ["prelu", "init", 1.0])
-def test_activation_of_phi_must_exist(activation_fn: str | float) -> None:
-    with pytest.raises(ValueError, match="activation_fn must be a class"):
-        Representation(VECTOR, ACTIONS, dim=2, activation_fn=activation_fn)  # type: ignore[arg-type]
 
 
 def test_initialize_reaches_every_linear_layer_and_nothing_else() -> None:

@@ -150,7 +150,6 @@ POLICY: dict[str, Check] = EXTRACTOR | {
 PHI: dict[str, Check] = EXTRACTOR | {
     "net_arch": optional(args.UNITS),
     "activation_fn": ACTIVATION,
-    "output_gain": POSITIVE,
     "normalize_steps": FLAG,
 }
 

@@ -124,12 +124,10 @@ class Representation(BaseModel):
     :param action_space: the environment's actions, kept for SB3's interface only
     :param dim: dimension of the latent space, that of the skill
     :param net_arch: units of each hidden layer
-    :param activation_fn: non-linearity of the hidden layers, a class or, as in YAML, its name in ``torch.nn``
+    :param activation_fn: non-linearity of the hidden layers
     :param features_extractor_class: extractor for the observation
     :param features_extractor_kwargs: its keyword arguments
     :param normalize_images: divide images by 255
-    :param output_gain: scale of the initial output weights; with a small one, phi grows from what the skills bring
-        about alone, and the first rewards are not those of a random phi (the authors' code: 1)
     :param normalize_steps: scale the components of a vector so that a step changes all of them alike, once and for all,
         before the first gradient step: places, which change little in a step, count as much as velocities
     """
@@ -142,14 +140,12 @@ class Representation(BaseModel):
         action_space: spaces.Space,
         dim: int,
         net_arch: list[int] | None = None,
-        activation_fn: str | type[nn.Module] = nn.ReLU,
+        activation_fn: type[nn.Module] = nn.ReLU,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
-        output_gain: float = 1.0,
         normalize_steps: bool = False,
     ) -> None:
-        output_gain = number(above=0)("output_gain", output_gain)
         extractor_kwargs = (
             {} if features_extractor_class is None else {"features_extractor_class": features_extractor_class}
         )
@@ -168,10 +164,10 @@ class Representation(BaseModel):
             raise ValueError(f"normalize_steps=True needs vectors as observations, got {observation_space}")
         self.register_buffer("step_scale", th.ones(features_dim) if normalize_steps else None)
         hidden = [1024, 1024] if net_arch is None else net_arch
-        self.hidden = nn.Sequential(*create_mlp(features_dim, -1, hidden, find_activation(activation_fn)))
+        self.hidden = nn.Sequential(*create_mlp(features_dim, -1, hidden, activation_fn))
         self.out = nn.Linear(hidden[-1] if hidden else features_dim, dim)
-        for module, gain in ((self.hidden, 1.0), (self.out, output_gain)):
-            initialize(module, nn.init.xavier_uniform_, gain)
+        for module in (self.hidden, self.out):
+            initialize(module, nn.init.xavier_uniform_)
 
     def forward(self, observations: Observations) -> th.Tensor:
         """
@@ -309,19 +305,6 @@ def prepare(observations: Any, space: spaces.Space, normalize_images: bool = Tru
     floats = preprocess_obs(observations, space, normalize_images=False)
     assert isinstance(floats, th.Tensor)
     return floats.div_(255.0) if normalize_images and is_image_space(space) else floats
-
-
-def find_activation(activation_fn: Any) -> Any:
-    """
-    A non-linearity by its name.
-
-    :param activation_fn: a class, a function that makes a module, or the name of a class in ``torch.nn``
-    :raises ValueError: if PyTorch has no module of that name
-    """
-    found = getattr(nn, activation_fn, None) if isinstance(activation_fn, str) else activation_fn
-    if not callable(found):
-        raise ValueError(f"activation_fn must be a class of torch.nn or its name, got {activation_fn!r}")
-    return found
 
 
 def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:

@@ -5,7 +5,6 @@ from random rollouts, so that distances between observations keep their meaning)
 """
 
 import json
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -103,18 +102,6 @@ def _warn_unless_deprecated_mass(message: str) -> None:
     """
     if "settotalmass" not in message:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def is_on_back(qpos: np.ndarray) -> Any:
-    """
-    Tell whether the upward axis of a floating body points below the horizon.
-
-    :param qpos: Positions, ``(..., nq)``; the root's quaternion of any length stands at 3 to 6
-    :return: ``(...)`` bool
-    """
-    # The axis' height is 1 - 2 (x^2 + y^2) for a unit quaternion; this has its sign for a quaternion of any length.
-    w, x, y, z = (qpos[..., index] for index in range(3, 7))
-    return w * w + z * z < x * x + y * y
 
 
 class LocomotionEnv(MujocoEnv):
@@ -219,10 +206,22 @@ class LocomotionEnv(MujocoEnv):
         self.data.xpos[:] = state["xpos"]
         return None
 
+    @staticmethod
+    def find_on_back(qpos: np.ndarray) -> Any:
+        """
+        Tell whether the upward axis of the torso points below the horizon, here that of a floating body.
+
+        :param qpos: Positions, ``(..., nq)``; the root's quaternion of any length stands at 3 to 6
+        :return: ``(...)`` bool
+        """
+        # The axis' height is 1 - 2 (x^2 + y^2) for a unit quaternion; this has its sign for a quaternion of any length.
+        w, x, y, z = (qpos[..., index] for index in range(3, 7))
+        return w * w + z * z < x * x + y * y
+
     @property
     def is_on_back(self) -> bool:
-        """Whether the torso is upside down."""
-        raise NotImplementedError
+        """Whether the torso's upward axis points below the horizon."""
+        return bool(self.find_on_back(self.data.qpos))
 
     def _get_reset_info(self) -> dict[str, Any]:
         return {**super()._get_reset_info(), "coordinates": self._get_coordinates()}
@@ -297,11 +296,6 @@ class AntEnv(LocomotionEnv, GymnasiumAntEnv):
         check_names(self, *map(kwargs.get, ("camera_id", "camera_name", "main_body")))
         self._set_observation(normalize)
 
-    @property
-    def is_on_back(self) -> bool:
-        """Whether the torso's upward axis points below the horizon."""
-        return bool(is_on_back(self.data.qpos))
-
 
 class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
     """
@@ -330,10 +324,9 @@ class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
         check_names(self, kwargs.get("camera_id"), kwargs.get("camera_name"))
         self._set_observation(normalize)
 
-    @property
-    def is_on_back(self) -> bool:
-        """Whether the torso is upside down: its angle, which counts turns, is nearer to half a turn than to none."""
-        return math.cos(self.data.qpos[2]) < 0.0
+    @staticmethod
+    def find_on_back(qpos: np.ndarray) -> Any:
+        return np.cos(qpos[..., 2]) < 0.0  # the torso's angle counts turns
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         # Else MuJoCo 3.17 prints, for every environment made, that half_cheetah.xml uses a deprecated attribute, and

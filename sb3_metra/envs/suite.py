@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_metra.envs.checks import check_action, check_flag, check_integer
-from sb3_metra.envs.locomotion import LocomotionEnv, check_body, check_names, is_on_back
+from sb3_metra.envs.locomotion import LocomotionEnv, check_body, check_names
 from sb3_metra.envs.rendering import explained_imports
 from sb3_metra.envs.states import State
 
@@ -95,11 +95,6 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
     def _step_mujoco_simulation(self, ctrl: np.ndarray, n_frames: int) -> None:
         self.data.ctrl[:] = self.controls(ctrl)
         mujoco.mj_step(self.model, self.data, nstep=n_frames)
-
-    @property
-    def is_on_back(self) -> bool:
-        """Whether the torso's upward axis points below the horizon."""
-        return bool(is_on_back(self.data.qpos))
 
     @property
     def start(self) -> np.ndarray:
