@@ -259,7 +259,6 @@ POLICY: dict[str, tuple[str, list[Any]]] = {
 }
 PHI = {name: POLICY[name] for name in ("activation_fn", "features_extractor_class", "normalize_images")}
 PHI |= {
-    "output_gain": ("must be a finite number greater than 0", [0, *NO_NUMBERS]),
     "normalize_steps": (FLAG, NO_FLAGS),
 }
 PHI |= {"net_arch": (LAYERS, NO_LAYERS), "features_extractor_kwargs": POLICY["features_extractor_kwargs"]}

@@ -22,7 +22,6 @@ from sb3_metra.common import arguments as args
 from sb3_metra.common.arguments import FLAG, POSITIVE, Check, integer, number, optional, shorten
 from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.dual import DualVariable
-from sb3_metra.common.networks import find_activation
 
 
 def _learning_rate(value: Any) -> Any:
@@ -73,7 +72,7 @@ def _layers(value: Any) -> Any:
 
 
 def _activation(value: Any) -> Any:
-    found = find_activation(value)
+    found: Any = getattr(nn, value, None) if isinstance(value, str) else value
     if not isinstance(found(), nn.Module):
         raise TypeError
     return found
