@@ -11,8 +11,9 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from sb3_metra.common.workers import WorkerVecEnv
 from sb3_metra.downstream import TASKS, SkillActionVecWrapper
 from sb3_metra.evaluation.callbacks import SkillEvalCallback
 from sb3_metra.hyperparams import settings_path
+from sb3_metra.zoo_files import RunFiles, check_own_words, reading
 from sb3_metra.zoo_input import check_words
 from sb3_metra.zoo_runs import RunManager, going_on, remembered
 
@@ -149,6 +151,19 @@ def judged_by_coverage() -> Iterator[None]:
 
 
 @contextmanager
+def _read_files(files: RunFiles) -> Iterator[None]:
+    """While it is open, rl_zoo3 gets at a run's files this way."""
+    ours = {name: SimpleNamespace(load=partial(files.load, algorithm)) for name, algorithm in ALGORITHMS.items()}
+    with (
+        reading(files),
+        _replaced(rl_zoo3.enjoy, ALGOS=rl_zoo3.ALGOS | ours, yaml=files.yaml),
+        _replaced(rl_zoo3.utils, VecNormalize=files.VecNormalize, yaml=files.yaml),
+        _replaced(rl_zoo3.exp_manager, VecNormalize=files.VecNormalize),
+    ):
+        yield
+
+
+@contextmanager
 def _guarded_workers() -> Iterator[None]:
     """While it is open, rl_zoo3's worker processes are guarded, and what was learnt is kept if one fails."""
     with (
@@ -232,23 +247,30 @@ def train(arguments: Sequence[str]) -> None:
     Run rl_zoo3's train, with the shipped settings and coverage for METRA's defaults, and with skills for actions.
 
     :param arguments: rl_zoo3's own; ``--paper`` for the authors' settings; ``--skills`` and ``--skill-length`` for an
-        algorithm that chooses the skills of a saved model; ``--resume`` for a run to go on with
+        algorithm that chooses the skills of a saved model; ``--resume`` for a run to go on with; ``--trust`` to run
+        what the files of ``-i`` and ``--resume`` hold
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--paper", action="store_true")
     own.add_argument("--skills", metavar="MODEL")
     own.add_argument("--skill-length", type=int, metavar="K")
     own.add_argument("--resume", metavar="RUN")
+    own.add_argument("--trust", action="store_true")
     options, arguments = own.parse_known_args(arguments)
     if options.resume is not None:
         with going_on(options.resume) as words:
-            train([*words, *arguments])
+            if not options.trust:
+                check_own_words(options.resume, words)
+            train([*words, *arguments, *(["--trust"] if options.trust else [])])
         return
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algo", default="metra")
     parser.add_argument("--env")
     parser.add_argument("-conf", "--conf-file")
+    parser.add_argument("-i", "--trained-agent")
     known, _ = parser.parse_known_args(arguments)
+    if known.trained_agent:
+        _check_trust(known.algo, options.trust)
     if options.paper and (known.conf_file is not None or known.algo not in ALGORITHMS):
         raise ValueError(
             f"--paper chooses the shipped settings of one of {sorted(ALGORITHMS)}, which --algo {known.algo} or "
@@ -259,10 +281,10 @@ def train(arguments: Sequence[str]) -> None:
             raise ValueError(f"--skills needs an --algo that chooses them, such as sac or ppo, got {known.algo}.")
         defaults = {"--algo": known.algo, "--conf-file": str(settings_path(known.algo, options.paper))}
         with judged_by_coverage(), remembered(arguments, options.paper):
-            _run("train", [*_words(defaults | _TRAIN_DEFAULTS), *arguments])
+            _run("train", [*_words(defaults | _TRAIN_DEFAULTS), *arguments], options.trust)
     else:
         skills = _skill_arguments(options.skills, options.skill_length, arguments)
-        _run("train", [*_words(_task_defaults(known, options.skills is not None)), *skills])
+        _run("train", [*_words(_task_defaults(known, options.skills is not None)), *skills], options.trust)
 
 
 def _task_defaults(known: argparse.Namespace, with_skills: bool) -> dict[str, str]:
@@ -302,28 +324,43 @@ def enjoy(arguments: Sequence[str]) -> None:
     """
     Run rl_zoo3's enjoy on what :func:`train` left behind.
 
-    :param arguments: rl_zoo3's own
+    :param arguments: rl_zoo3's own; ``--trust`` to unpickle what the run's files hold
     """
-    _run("enjoy", ["--algo", "metra", "--env", _TRAIN_DEFAULTS["--env"], "--folder", _LOG_FOLDER, *arguments])
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--trust", action="store_true")
+    options, arguments = parser.parse_known_args(arguments)
+    parser.add_argument("--algo", default="metra")
+    _check_trust(parser.parse_known_args(arguments)[0].algo, options.trust)
+    defaults = ["--algo", "metra", "--env", _TRAIN_DEFAULTS["--env"], "--folder", _LOG_FOLDER]
+    _run("enjoy", [*defaults, *arguments], options.trust)
+
+
+def _check_trust(algorithm: str, trusted: bool) -> None:
+    if algorithm in rl_zoo3.ALGOS.keys() - ALGORITHMS and not trusted:
+        raise ValueError(
+            f"--algo {algorithm} must be trusted, because its saved models are pickles, which can run code: add "
+            "--trust to load them."
+        )
 
 
 def _words(arguments: dict[str, str]) -> list[str]:
     return [word for pair in arguments.items() for word in pair]
 
 
-def _run(script: str, arguments: Sequence[str]) -> None:
+def _run(script: str, arguments: Sequence[str], trusted: bool = False) -> None:
     """
     Call one of rl_zoo3's scripts, which read ``sys.argv``; of an argument given twice they take the last.
 
     :param script: ``train`` or ``enjoy``
     :param arguments: the script's arguments
+    :param trusted: whether a run's files may run code
     """
     register()
     check_device(check_words(arguments, vars(rl_zoo3.utils)))
     argv = sys.argv
     sys.argv = [f"sb3-metra {script}", *arguments]
     try:
-        with _guarded_workers():
+        with _guarded_workers(), _read_files(RunFiles(trusted)):
             {"train": rl_zoo3.train.train, "enjoy": rl_zoo3.enjoy.enjoy}[script]()
     finally:
         sys.argv = argv

@@ -8,11 +8,13 @@ from typing import Any
 
 import rl_zoo3.exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.checkpoint import RunCheckpointCallback, find_checkpoint
 from sb3_metra.common.files import write_json
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.workers import WorkerError
+from sb3_metra.zoo_files import current_files
 from sb3_metra.zoo_input import check_settings, check_settings_file, read_numbers
 
 _WORDS = "arguments.json"  # beside rl_zoo3's args.yml, which only an unsafe loader reads
@@ -73,6 +75,21 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
         check_settings_file(self.config)
         settings, saved = super().read_hyperparameters()
         return check_settings(settings, self.n_timesteps), read_numbers(saved)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        """As rl_zoo3's, whose arguments do not reach so far as to say whether the files are trusted."""
+        algorithm = rl_zoo3.ALGOS[self.algo]
+        if not issubclass(algorithm, SkillDiscovery):
+            return super()._load_pretrained_agent(hyperparams, env)
+        own = {name: x for name, x in hyperparams.items() if name not in ("policy", "policy_kwargs")}
+        own |= {"tensorboard_log": self.tensorboard_log, "verbose": self.verbose, "device": self.device}
+        path, files = Path(self.trained_agent), current_files()
+        model = files.load(algorithm, path, env=env, seed=self.seed, **own)
+        replay = path.parent / "replay_buffer.pkl"
+        if replay.exists():
+            model.load_replay_buffer(replay, trusted=files.trusted)
+        print(f"Going on with {path}, {'with' if replay.exists() else 'without'} replay")
+        return model
 
     def create_callbacks(self) -> None:
         super().create_callbacks()

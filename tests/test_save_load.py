@@ -450,6 +450,13 @@ def test_noise_of_another_number_of_environments(tmp_path: Path) -> None:
         assert loaded.action_noise.noises[0]._sigma.tolist() == [0.1, 0.1] if n > 1 else True
 
 
+def test_what_the_zoo_gives_for_files_of_older_pythons_is_taken(tmp_path: Path) -> None:
+    trained().save(tmp_path / "model")
+    nothing = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    loaded = METRA.load(tmp_path / "model", device="cpu", custom_objects=nothing)
+    assert loaded.lr_schedule(1.0) == 0.0
+
+
 def test_attributes_can_be_left_out(tmp_path: Path) -> None:
     model = tiny_model(scripted_envs(1), verbose=1)
     model.save(tmp_path / "model")

@@ -84,7 +84,10 @@ def test_train_on_skills_and_enjoy(
     run = tmp_path / algo / "sb3_metra-PointMassGoal-v0_1"
     assert (run / "best_model.zip").is_file()
     capsys.readouterr()
-    assert cli.main(["enjoy", *common, "--no-render", "-n", "8", "--load-best"]) == 0
+    watch = ["enjoy", *common, "--no-render", "-n", "8", "--load-best"]
+    assert cli.main(watch) != 0
+    assert f"--algo {algo} must be trusted, because its saved models are pickles" in capsys.readouterr().err
+    assert cli.main([*watch, "--trust"]) == 0
     assert re.findall(r"Episode Length (\d+)", capsys.readouterr().out) == ["4", "4"]  # 4 skills of 50 steps
 
 

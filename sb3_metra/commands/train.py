@@ -12,6 +12,7 @@ sb3-metra train is rl_zoo3's train, with other defaults:
   --eval-episodes 48    and --optimize maximises it; an episode follows one skill
   --save-freq N         also writes checkpoints to go on from
   --resume RUN          goes on with a run that was killed, with the words that it was begun with and those given now
+  --trust               with -i, unpickle what an old model's files hold, which can run any code that they bring
 With an algorithm of rl_zoo3's own on a downstream task, such as --algo sac --env sb3_metra/AntMultiGoals-v0:
   --skills MODEL        actions are the skills of a saved model, and a step is one skill
   --skill-length 25     steps of the environment that a skill is followed

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch as th
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.utils import ConstantSchedule, check_for_correct_spaces, get_system_info
 
 from sb3_metra.common.archive import File
 from sb3_metra.common.buffers import SkillReplayBuffer
@@ -121,6 +121,9 @@ class PersistentSAC(SkillSAC, ABC):
         if print_system_info:
             print("== CURRENT SYSTEM INFO ==")
             get_system_info()
+        custom_objects = dict(custom_objects or {})
+        if custom_objects.get("learning_rate") == 0:  # as SB3's documentation gives it for files of older Pythons
+            custom_objects["learning_rate"] = ConstantSchedule(0.0)
         saved = read_model(path, custom_objects, trusted, kwargs, print_system_info)
         check_saved(cls, saved)
         changes = check_changes(cls, saved, kwargs)
