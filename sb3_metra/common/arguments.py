@@ -48,31 +48,6 @@ class Check:
             raise ValueError(f"{name} must be {self.expected}, got {shorten(value)} {suffix}".rstrip()) from None
 
 
-def check_count(name: str, value: Any) -> None:
-    """
-    Refuse what is not a number of things.
-
-    :param name: the argument to name in the error
-    :param value: what came
-    :raises ValueError: unless it is an integer of at least 1
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
-def check_weight(name: str, value: Any) -> None:
-    """
-    Refuse what is not the weight of a term.
-
-    :param name: the argument to name in the error
-    :param value: what came
-    :raises ValueError: unless it is a finite number of at least 0
-    """
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not 0 <= value < np.inf:
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
-
-
 def shorten(value: Any, length: int = 200) -> str:
     """
     A value as one line of an error.
