@@ -35,16 +35,17 @@ except ImportError as error:
     ) from error
 
 import sb3_metra.envs  # noqa: F401  registers the environments
-from sb3_metra.algorithms.metra import METRA
+from sb3_metra import algorithms
 from sb3_metra.commands.loading import check_device, find_statistics, load_algorithm
 from sb3_metra.common.files import atomic_path
-from sb3_metra.common.workers import WorkerError, WorkerVecEnv
+from sb3_metra.common.workers import WorkerVecEnv
 from sb3_metra.downstream import TASKS, SkillActionVecWrapper
 from sb3_metra.evaluation.callbacks import SkillEvalCallback
 from sb3_metra.hyperparams import settings_path
-from sb3_metra.zoo_input import check_settings, check_settings_file, check_words, read_numbers
+from sb3_metra.zoo_input import check_words
+from sb3_metra.zoo_runs import RunManager, going_on, remembered
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"metra": METRA}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {name.lower(): x for name, x in algorithms.ALGORITHMS.items()}
 """This package's algorithms under the names that ``--algo`` knows."""
 
 _TRAIN_DEFAULTS = {
@@ -123,22 +124,6 @@ class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
     """
 
 
-class KeepingExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
-    """rl_zoo3's, which checks the settings that it reads, and keeps what was learnt if a worker ends training."""
-
-    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        check_settings_file(self.config)
-        settings, saved = super().read_hyperparameters()
-        return check_settings(settings, self.n_timesteps), read_numbers(saved)
-
-    def learn(self, model: BaseAlgorithm) -> None:
-        try:
-            super().learn(model)
-        except WorkerError:
-            self.save_trained_model(model)
-            raise
-
-
 @contextmanager
 def _replaced(module: ModuleType, **ours: Any) -> Iterator[None]:
     """
@@ -168,7 +153,7 @@ def _guarded_workers() -> Iterator[None]:
     """While it is open, rl_zoo3's worker processes are guarded, and what was learnt is kept if one fails."""
     with (
         _replaced(rl_zoo3.exp_manager, SubprocVecEnv=WorkerVecEnv),
-        _replaced(rl_zoo3.train, ExperimentManager=KeepingExperimentManager),
+        _replaced(rl_zoo3.train, ExperimentManager=RunManager),
     ):
         yield
 
@@ -247,13 +232,18 @@ def train(arguments: Sequence[str]) -> None:
     Run rl_zoo3's train, with the shipped settings and coverage for METRA's defaults, and with skills for actions.
 
     :param arguments: rl_zoo3's own; ``--paper`` for the authors' settings; ``--skills`` and ``--skill-length`` for an
-        algorithm that chooses the skills of a saved model
+        algorithm that chooses the skills of a saved model; ``--resume`` for a run to go on with
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--paper", action="store_true")
     own.add_argument("--skills", metavar="MODEL")
     own.add_argument("--skill-length", type=int, metavar="K")
+    own.add_argument("--resume", metavar="RUN")
     options, arguments = own.parse_known_args(arguments)
+    if options.resume is not None:
+        with going_on(options.resume) as words:
+            train([*words, *arguments])
+        return
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algo", default="metra")
     parser.add_argument("--env")
@@ -268,7 +258,7 @@ def train(arguments: Sequence[str]) -> None:
         if options.skills is not None or options.skill_length is not None:
             raise ValueError(f"--skills needs an --algo that chooses them, such as sac or ppo, got {known.algo}.")
         defaults = {"--algo": known.algo, "--conf-file": str(settings_path(known.algo, options.paper))}
-        with judged_by_coverage():
+        with judged_by_coverage(), remembered(arguments, options.paper):
             _run("train", [*_words(defaults | _TRAIN_DEFAULTS), *arguments])
     else:
         skills = _skill_arguments(options.skills, options.skill_length, arguments)

@@ -24,8 +24,9 @@ ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes"
 BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
 FILES = {
     f"sb3_metra.common.{name}"
-    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "normalization")
+    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "policy_file", "normalization")
 }
+POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "policy_file", "prediction")}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 WORKERS = {"sb3_metra.common.workers"}
 LOOP = (
@@ -34,7 +35,10 @@ LOOP = (
     | STEPS
     | FILES
     | WORKERS
-    | {f"sb3_metra.common.{name}" for name in ("constructor", "policies", "training_env", "env_state", "checkpoint")}
+    | {
+        f"sb3_metra.common.{name}"
+        for name in ("constructor", "actor_critic", "policies", "training_env", "env_state", "checkpoint")
+    }
     | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "skill_discovery")}
 )
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
@@ -70,13 +74,16 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.extractors": NETWORKS,
     "sb3_metra.common.skill_counts": LEAVES,
     "sb3_metra.common.representation": OBJECTIVE,
-    "sb3_metra.common.policies": OBJECTIVE,
+    "sb3_metra.common.actor_critic": OBJECTIVE,
+    "sb3_metra.common.policies": OBJECTIVE | FILES | POLICY,
+    "sb3_metra.common.policy_file": {"sb3_metra.common.archive", "sb3_metra.common.saving"},
+    "sb3_metra.common.prediction": LEAVES,
     "sb3_metra.common.arrays": LEAVES,
     "sb3_metra.common.checks": LEAVES,
     "sb3_metra.common.episodes": LEAVES,
     "sb3_metra.common.buffers": ARRAYS | LEAVES,
     "sb3_metra.common.frame_buffer": BUFFERS | LEAVES,
-    "sb3_metra.common.constructor": BUFFERS | VALUES,
+    "sb3_metra.common.constructor": BUFFERS | NETWORKS,
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,
     "sb3_metra.common.training_env": SPACES,
@@ -105,7 +112,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.hyperparams": set(),
     "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
     "sb3_metra.zoo_input": LEAVES,
-    "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_input"},
+    "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_input"},
+    "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_input", "sb3_metra.zoo_runs"},
     "sb3_metra.headless": {"sb3_metra.envs"},
     "sb3_metra.demo": PROGRAMS | {"sb3_metra.headless"},
     "sb3_metra.commands*": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"},
@@ -121,7 +129,7 @@ ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "imageio_ffmpeg": {"sb3_metra.evaluation.video"},
     "moviepy": {"sb3_metra.evaluation.video"},
     "cv2": {"sb3_metra.evaluation.video"},
-    "rl_zoo3": {"sb3_metra.zoo"},
+    "rl_zoo3": {"sb3_metra.zoo", "sb3_metra.zoo_runs"},
     "sb3_contrib": {"sb3_metra.zoo"},
     "optuna": {"sb3_metra.zoo"},
     "mujoco": {"sb3_metra.envs*"},

@@ -291,9 +291,20 @@ def test_asking_loads_no_mujoco_for_others() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize(("name", "value"), [("n_envs", 0), ("n_envs", 2.0), ("n_threads", 0), ("n_threads", True)])
-def test_numbers_below_one_are_refused(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value!r}"):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("n_envs", 0, "n_envs must be an integer of at least 1, got 0"),
+        ("n_envs", 2.0, "n_envs must be an integer of at least 1, got 2.0"),
+        ("n_threads", 0, "n_threads must be an integer of at least 1, got 0"),
+        ("n_threads", True, "n_threads must be an integer of at least 1, got True"),
+        ("seed", -1, "seed must be an integer of at least 0, got -1"),
+        ("env_kwargs", [1], "env_kwargs must be a dict of an environment's arguments, or None, got .1."),
+        ("env_kwargs", {"frame_skip": 0}, "frame_skip must be an integer of at least 1, got 0"),
+    ],
+)
+def test_what_cannot_work_is_refused(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_batch_vec_env(CHEETAH, **{name: value})
 
 
@@ -305,8 +316,11 @@ def test_more_threads_than_cores_are_warned_of(made: Maker) -> None:
 def test_actions_of_another_shape_are_refused(made: Maker) -> None:
     batch = made(make_batch_vec_env, CHEETAH)
     batch.reset()
-    with pytest.raises(ValueError, match=r"actions must have shape \(3, 6\), got \(2, 6\)"):
+    with pytest.raises(ValueError, match=r"action must have shape \(3, 6\), got \(2, 6\)"):
         batch.step(np.zeros((2, 6), np.float32))
+    with pytest.raises(ValueError, match="action must be finite numbers, got"):
+        batch.step(np.full((3, 6), np.nan, np.float32))
+    assert batch.get_attr("data")[0].time == 0.0  # nobody has moved
 
 
 def test_an_environment_of_a_batch_is_not_stepped_alone(made: Maker) -> None:

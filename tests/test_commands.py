@@ -14,6 +14,7 @@ import pytest
 
 import sb3_metra
 from sb3_metra import METRA
+from sb3_metra.algorithms import ALGORITHMS
 from sb3_metra.cli import main
 from sb3_metra.commands import evaluate as evaluate_command
 from sb3_metra.commands.compare import group_runs, summarize
@@ -303,3 +304,24 @@ def test_summaries_need_no_library_for_single_runs(monkeypatch: pytest.MonkeyPat
     table = summarize({"a": [(np.array([1.0, 3.0]), np.array([4.0, 2.0]))]})
     assert table["a"]["final"]["mean"]["value"] == 2.0
     assert table["a"]["best"]["mean"]["value"] == 4.0
+
+
+# Every method
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_every_method_is_measured_drawn_and_explored(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands ask what a model can do: one without phi has no goals, and a page without it."""
+    has_phi = hasattr(ALGORITHMS[name], "encode")
+    arguments = {key: value for key, value in TINY.items() if has_phi or key != "phi_kwargs"}
+    ALGORITHMS[name]("MlpPolicy", POINT, **arguments).save(tmp_path / "model")
+    common = [str(tmp_path / "model.zip"), "--env", POINT]
+    assert main(["evaluate", *common, "--n-skills", "2", "--out", str(tmp_path / "out")]) == 0
+    result = read(capsys)
+    assert ("phi_violation" in result) == (tmp_path / "out" / "phi.png").is_file() == has_phi
+    assert main(["report", *common, "--n-skills", "2", "--no-video"]) == 0
+    assert ("learns no φ" in capsys.readouterr().err) == (not has_phi)
+    assert main(["goals", *common, "--n-goals", "1", "--n-envs", "1"]) == (0 if has_phi else 2)
+    assert has_phi or f"model must have a method encode for reaching goals, got {name}" in capsys.readouterr().err

@@ -13,12 +13,13 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_metra import VISR
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.evaluation import GoalReacher, evaluate_goals, sample_goals
 from sb3_metra.evaluation.goals import evaluate_task_goals, goal_distance, goal_staying_time, goal_success
 from sb3_metra.evaluation.metadata import goal_range_of
-from tests.toys import Chores, Follower, goal_points, scripted_envs, tiny_model
+from tests.toys import TINY, Chores, Follower, goal_points, scripted_envs, tiny_model
 
 
 class Obedient(Follower):
@@ -265,3 +266,17 @@ def test_gym_environments_are_taken_as_they_are() -> None:
     env = gym.wrappers.TimeLimit(PointMassEnv(), 5)
     seen = evaluate_goals(Obedient(env, prior), env, np.ones((1, 2)), where, prior)
     assert len(seen.coordinates[0]) == 6
+
+
+def test_a_model_that_knows_the_skill_towards_a_goal_is_asked() -> None:
+    """VISR's skill is phi of the goal, wherever the body is."""
+    model = VISR("MlpPolicy", goal_points(1), **TINY)
+    goal, places = np.array([2.0, 1.0], np.float32), np.tile(np.array([-1.0, 0.5], np.float32), (3, 1))
+    reacher = GoalReacher(model, goals=goal)
+    expected = model.skill_prior.toward(model.encode(goal))
+    np.testing.assert_array_equal(reacher.predict(places, deterministic=True)[1], np.tile(expected, (3, 1)))
+    assert not np.allclose(GoalReacher(model, model.encode, model.skill_prior, goal).skills(places[0]), expected)
+    with pytest.raises(ValueError, match="goals must be one, or one for each of the observations"):
+        GoalReacher(tiny_model(goal_points(1)), goals=np.zeros((3, 2), np.float32)).predict(
+            np.zeros((2, 2), np.float32)
+        )

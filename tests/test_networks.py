@@ -49,7 +49,7 @@ def test_images_may_be_standardised() -> None:
     plain((images - 0.5) / 0.1).square().sum().backward()
     for ours, expected in zip(standard.parameters(), plain.parameters(), strict=True):
         th.testing.assert_close(ours.grad, expected.grad, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="std must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match="std must be a finite number greater than 0, got 0"):
         PixelEncoder(IMAGE, std=0.0)
 
 
@@ -180,7 +180,7 @@ def test_output_gain_scales_the_first_phi_alone() -> None:
 
 @pytest.mark.parametrize("output_gain", [0.0, -1.0, math.nan, math.inf])
 def test_output_gain_must_be_positive(output_gain: float) -> None:
-    with pytest.raises(ValueError, match="output_gain must be a finite number above 0, got"):
+    with pytest.raises(ValueError, match="output_gain must be a finite number greater than 0, got"):
         Representation(VECTOR, ACTIONS, dim=2, output_gain=output_gain)
 
 

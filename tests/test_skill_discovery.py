@@ -517,7 +517,7 @@ def test_the_actors_step_leaves_no_gradient_in_the_critics() -> None:
     model.gradient_step(batch_of(model))
     for parameter in model.critic.parameters():
         parameter.grad = None
-    model._step(model.actor.optimizer, model.actor_loss, batch_of(model), th.zeros(()))
+    model._step("actor", model.actor.optimizer, model.actor_loss, batch_of(model), th.zeros(()))
     assert all(parameter.grad is None for parameter in model.critic.parameters())
 
 

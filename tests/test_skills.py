@@ -145,7 +145,7 @@ def test_valid_skills_become_single_precision() -> None:
     assert SpherePrior(2).validate(np.zeros((0, 2))).shape == (0, 2)
 
 
-@pytest.mark.parametrize("dim", [0, -1, 2.0, "2", None, True])
+@pytest.mark.parametrize("dim", [0, -1, 2.5, "2", None, True])
 @pytest.mark.parametrize("discrete", [False, True])
 def test_invalid_dimensions_are_refused(dim: Any, discrete: bool) -> None:
     with pytest.raises(ValueError, match="skill_dim must be an integer of at least 1, got "):

@@ -111,7 +111,8 @@ class CIC(RepresentationDiscovery):
 
     def make_objective(self) -> CICObjective:
         """A new phi and what learns with it."""
-        if integer(1)("n_neighbors", self.n_neighbors) > self.batch_size:
+        self.n_neighbors = integer(1)("n_neighbors", self.n_neighbors)
+        if self.n_neighbors > self.batch_size:
             raise ValueError(f"n_neighbors must be at most batch_size={self.batch_size}, got {self.n_neighbors}")
         entropy = ParticleEntropy(self.n_neighbors, self.divide_by_variance)
         return CICObjective(self.skill_prior, self.make_representation(), entropy, self.phi_kwargs.get("net_arch"))

@@ -22,6 +22,7 @@ from sb3_metra.common import arguments as args
 from sb3_metra.common.arguments import FLAG, POSITIVE, Check, integer, number, optional, shorten
 from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.dual import DualVariable
+from sb3_metra.common.networks import find_activation
 
 
 def _learning_rate(value: Any) -> Any:
@@ -72,9 +73,10 @@ def _layers(value: Any) -> Any:
 
 
 def _activation(value: Any) -> Any:
-    if not isinstance(value(), nn.Module):
+    found = find_activation(value)
+    if not isinstance(found(), nn.Module):
         raise TypeError
-    return value
+    return found
 
 
 def _callback(value: Any) -> Any:
@@ -86,7 +88,7 @@ def _callback(value: Any) -> Any:
     return value
 
 
-ACTIVATION = Check("a class of torch.nn that needs no arguments, such as torch.nn.ReLU", _activation)
+ACTIVATION = Check("a class of torch.nn that needs no arguments, or its name, such as ReLU", _activation)
 EXTRACTOR = {
     "features_extractor_class": optional(args.subclass("a subclass of BaseFeaturesExtractor", BaseFeaturesExtractor)),
     "features_extractor_kwargs": optional(args.ARGUMENTS),
@@ -139,11 +141,18 @@ POLICY: dict[str, Check] = EXTRACTOR | {
     "actor_gain": number(0),
     "n_critics": integer(1),
     "share_critic_encoder": FLAG,
+    "actor_extractor_class": EXTRACTOR["features_extractor_class"],
+    "actor_extractor_kwargs": EXTRACTOR["features_extractor_kwargs"],
     "layer_norm": FLAG,
 }
 
 #: ``phi_kwargs``.
-PHI: dict[str, Check] = EXTRACTOR | {"net_arch": optional(args.UNITS), "activation_fn": ACTIVATION}
+PHI: dict[str, Check] = EXTRACTOR | {
+    "net_arch": optional(args.UNITS),
+    "activation_fn": ACTIVATION,
+    "output_gain": POSITIVE,
+    "normalize_steps": FLAG,
+}
 
 #: ``replay_buffer_kwargs``.
 REPLAY: dict[str, Check] = {
@@ -269,6 +278,9 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any]) -> dict[str,
     args.check_names("policy_kwargs", kwargs, policy_class)
     kwargs = args.check_table(POLICY, kwargs, "in policy_kwargs")
     _check_extractor(_extractor(policy_class, kwargs), kwargs.get("features_extractor_kwargs"))
+    _check_extractor(
+        kwargs.get("actor_extractor_class"), kwargs.get("actor_extractor_kwargs"), "actor_extractor_kwargs"
+    )
     if kwargs.keys() & {"optimizer_class", "optimizer_kwargs"}:
         _check_optimizer(kwargs.get("optimizer_class", th.optim.Adam), kwargs.get("optimizer_kwargs") or {})
     return kwargs
@@ -355,8 +367,12 @@ def _extractor(policy_class: Any, kwargs: dict[str, Any]) -> type[BaseFeaturesEx
     return kwargs.get("features_extractor_class") or policy_class.default_extractor
 
 
-def _check_extractor(extractor: type, kwargs: dict[str, Any] | None) -> None:
-    args.check_names("features_extractor_kwargs", kwargs or {}, extractor, ("observation_space",))
+def _check_extractor(
+    extractor: type | None, kwargs: dict[str, Any] | None, name: str = "features_extractor_kwargs"
+) -> None:
+    if kwargs and extractor is None:
+        raise ValueError(f"{name} must come with a class that takes them, got {shorten(kwargs)}")
+    args.check_names(name, kwargs or {}, extractor or object, ("observation_space",))
 
 
 def _check_optimizer(optimizer_class: type[th.optim.Optimizer], kwargs: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch as th
@@ -150,8 +149,7 @@ class Representation(BaseModel):
         output_gain: float = 1.0,
         normalize_steps: bool = False,
     ) -> None:
-        if not (math.isfinite(output_gain) and output_gain > 0):
-            raise ValueError(f"output_gain must be a finite number above 0, got {output_gain!r}")
+        output_gain = number(above=0)("output_gain", output_gain)
         extractor_kwargs = (
             {} if features_extractor_class is None else {"features_extractor_class": features_extractor_class}
         )
@@ -313,15 +311,15 @@ def prepare(observations: Any, space: spaces.Space, normalize_images: bool = Tru
     return floats.div_(255.0) if normalize_images and is_image_space(space) else floats
 
 
-def find_activation(activation_fn: str | type[nn.Module]) -> type[nn.Module]:
+def find_activation(activation_fn: Any) -> Any:
     """
     A non-linearity by its name.
 
-    :param activation_fn: a class, or its name in ``torch.nn``
+    :param activation_fn: a class, a function that makes a module, or the name of a class in ``torch.nn``
     :raises ValueError: if PyTorch has no module of that name
     """
     found = getattr(nn, activation_fn, None) if isinstance(activation_fn, str) else activation_fn
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    if not callable(found):
         raise ValueError(f"activation_fn must be a class of torch.nn or its name, got {activation_fn!r}")
     return found
 

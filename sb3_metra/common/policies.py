@@ -1,137 +1,34 @@
-"""pi(a|s, z) and Q(s, a, z): SB3's actor and critic over S x Z, where the skill is the policy's state."""
+"""The policy of a skill-conditioned SAC: actor and critics, where the skill is the policy's state."""
 
 from __future__ import annotations
 
-import math
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
     FlattenExtractor,
     NatureCNN,
-    create_mlp,
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.sac.policies import Actor
 from torch import nn
-from torch.distributions import Normal
 
-from sb3_metra.common.arguments import FLAG, shorten
+from sb3_metra.common.actor_critic import SkillActor, SkillCritic
+from sb3_metra.common.arguments import FLAG
 from sb3_metra.common.networks import PixelEncoder, SkillExtractor, initialize, prepare
+from sb3_metra.common.policy_file import PersistentPolicy
+from sb3_metra.common.prediction import StateReminder, read_starts
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.spaces import read_observations
 from sb3_metra.common.type_aliases import Observations
 
-LOG_STD_MIN = math.log(1e-6)
-LOG_STD_MAX = 2.0
-_SQUASH_EPSILON = 1e-6  # inside the logarithm of the squashing correction, as in the authors' code
 
-
-class SkillActor(Actor):
-    """SB3's squashed Gaussian actor with the paper's bounds for the standard deviation and explicit noise."""
-
-    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
-        """
-        :param obs: observation and skill, each (batch, ...)
-        :return: mean and log standard deviation before squashing, each (batch, action_dim), and nothing else
-        """
-        latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        log_std = self.log_std(latent).float().clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
-        return self.mu(latent).float(), log_std, {}
-
-    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
-        """
-        :param obs: observation and skill, each (batch, ...), as they come from the environment, or prepared
-        :param features_extractor: an extractor for both
-        """
-        return features_extractor(prepare(obs, self.observation_space, self.normalize_images))
-
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """
-        :param obs: observation and skill, each (batch, ...)
-        :param deterministic: take the mode instead of a sample
-        :return: actions in [-1, 1], (batch, action_dim)
-        """
-        mean, log_std, _ = self.get_action_dist_params(obs)
-        return th.tanh(mean if deterministic else mean + log_std.exp() * th.randn_like(mean))
-
-    def action_log_prob(self, obs: PyTorchObs, noise: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
-        """
-        A reparametrised sample and its log-probability.
-
-        :param obs: observation and skill, each (batch, ...)
-        :param noise: draws from N(0, 1) behind the sample, (batch, action_dim); drawn here if not given
-        :return: actions in [-1, 1], (batch, action_dim), and log pi(a|s, z), (batch, 1)
-        """
-        mean, log_std, _ = self.get_action_dist_params(obs)
-        std = log_std.exp()
-        gaussian = mean + std * (th.randn_like(mean) if noise is None else noise)
-        actions = th.tanh(gaussian)
-        # written out as the authors do: with a tiny std the rounding of `gaussian` is part of the result
-        log_prob = Normal(mean, std, validate_args=False).log_prob(gaussian)
-        correction = th.log(1.0 - actions.square() + _SQUASH_EPSILON)
-        return actions, (log_prob.sum(dim=1) - correction.sum(dim=1)).unsqueeze(1)
-
-
-class SkillCritic(BaseModel):
-    """
-    Q-functions over S x A x Z, each with its own encoder of the observation, or all with one.
-
-    :param observation_space: the space S x Z
-    :param action_space: actions
-    :param net_arch: units of each hidden layer
-    :param features_extractors: one for all Q-functions, or one for each
-    :param n_critics: number of Q-functions
-    :param activation_fn: non-linearity of the hidden layers
-    :param normalize_images: divide images by 255
-    :param critic_dim: outputs of each: 1 for a value, skill_dim for successor features
-    :param layer_norm: normalise each hidden layer before its non-linearity
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        net_arch: list[int],
-        features_extractors: list[BaseFeaturesExtractor],
-        n_critics: int = 2,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-        critic_dim: int = 1,
-        layer_norm: bool = False,
-    ) -> None:
-        super().__init__(observation_space, action_space, normalize_images=normalize_images)
-        self.encoders = nn.ModuleList(features_extractors)
-        input_dim = features_extractors[0].features_dim + get_action_dim(action_space)
-        norms: list[type[nn.Module]] = [nn.LayerNorm] if layer_norm else []
-        self.q_networks = nn.ModuleList(
-            nn.Sequential(*create_mlp(input_dim, critic_dim, net_arch, activation_fn, post_linear_modules=norms))
-            for _ in range(n_critics)
-        )
-        initialize(self.q_networks, nn.init.xavier_normal_)
-
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        :param obs: observation and skill, each (batch, ...)
-        :param actions: in [-1, 1], (batch, action_dim)
-        :return: for each Q-function its values, (batch, critic_dim)
-        """
-        inputs = prepare(obs, self.observation_space, self.normalize_images)
-        features = [th.cat([encoder(inputs), actions], dim=1) for encoder in self.encoders]
-        features = features * (len(self.q_networks) // len(features))
-        return tuple(q_network(x).float() for q_network, x in zip(self.q_networks, features, strict=True))
-
-
-class SkillPolicy(BasePolicy):
+class SkillPolicy(PersistentPolicy):
     """
     Actor and critics of a skill-conditioned SAC. A skill is the ``state`` of SB3's predictor protocol.
 
@@ -164,8 +61,6 @@ class SkillPolicy(BasePolicy):
     actor: SkillActor
     critic: SkillCritic
     critic_target: SkillCritic
-    _before: list[Any] | None = None  # observations of the last call of predict, if it had no state
-    _warned_of_new_skills = False
 
     def __init__(
         self,
@@ -206,6 +101,7 @@ class SkillPolicy(BasePolicy):
             squash_output=True,
         )
         self.skill_prior = skill_prior
+        self._reminder = StateReminder()
         self.net_arch: list[int] | dict[str, list[int]] = [1024, 1024] if net_arch is None else net_arch
         self.activation_fn = activation_fn
         self.actor_activation_fn = actor_activation_fn
@@ -336,12 +232,12 @@ class SkillPolicy(BasePolicy):
         :raises ValueError: if the observation is not finite or has another shape, or the skill cannot come from p(z)
         """
         arrays, n, vectorized = read_observations(observation, self.observation_space)
-        begins, deterministic = self._read_starts(n, episode_start), FLAG("deterministic", deterministic)
+        starts, deterministic = read_starts(n, episode_start), FLAG("deterministic", deterministic)
         if state is None:
-            self._warn_of_new_skills(arrays, begins)
+            self._reminder.remember(arrays, starts)
         else:
-            self._before = None
-        skills = self._choose_skills(n, state, begins)
+            self._reminder.forget()
+        skills = self._choose_skills(n, state, starts)
         actions = self.unscale_action(self.act(obs_as_tensor(arrays, self.device), skills, deterministic))
         return (actions, skills) if vectorized else (actions[0], skills[0])
 
@@ -364,7 +260,7 @@ class SkillPolicy(BasePolicy):
             raise ValueError("actions must be finite, got NaN or infinity from the actor: look at its weights")
         return actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
-    def _choose_skills(self, n: int, state: np.ndarray | None, begins: np.ndarray | None) -> np.ndarray:
+    def _choose_skills(self, n: int, state: np.ndarray | None, starts: np.ndarray | None) -> np.ndarray:
         if state is None:
             return self.skill_prior.sample(n)
         skills = self.skill_prior.validate(state)
@@ -373,37 +269,9 @@ class SkillPolicy(BasePolicy):
         if len(skills) != n:
             raise ValueError(f"state must hold one skill for each of the {n} observations, got {len(skills)}")
         skills = skills.copy()
-        if begins is not None:
-            skills[begins] = self.skill_prior.sample(int(begins.sum()))
+        if starts is not None:
+            skills[starts] = self.skill_prior.sample(int(starts.sum()))
         return skills
-
-    @staticmethod
-    def _read_starts(n: int, episode_start: np.ndarray | None) -> np.ndarray | None:
-        if episode_start is None:
-            return None
-        starts = np.asarray(episode_start)
-        flags = starts if starts.dtype == np.bool_ else starts == 1
-        if starts.dtype.kind not in "biuf" or starts.shape not in ((), (n,)) or not (flags | (starts == 0)).all():
-            raise ValueError(
-                f"episode_start must be True or False for each of the {n} observations, got {shorten(episode_start)}"
-            )
-        return np.broadcast_to(flags, n)
-
-    def _warn_of_new_skills(self, arrays: Any, begins: np.ndarray | None) -> None:
-        """Warn once where ``predict`` is called again without a state, after one call and on other observations."""
-        if self._warned_of_new_skills or (begins is not None and begins.all()):
-            return
-        parts = arrays.values() if isinstance(arrays, dict) else [arrays]
-        now = [(x.shape, x.tobytes()) for x in parts]
-        before, self._before = self._before, now
-        if before is None or before == now or [shape for shape, _ in before] != [shape for shape, _ in now]:
-            return
-        self._warned_of_new_skills, self._before = True, None
-        warnings.warn(
-            "predict was called again without state, so that each step follows another skill: hand back the state that "
-            "it returned, as in `action, skill = model.predict(obs, state=skill)`",
-            stacklevel=4,
-        )
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """As SB3's policies: actions in [-1, 1] for a point of S x Z."""

@@ -237,7 +237,8 @@ class SkillDiscovery(PersistentSAC):
         :param callback: SB3 callbacks
         :param log_interval: episodes between two lines of the log
         :param tb_log_name: name of the run for TensorBoard; ``None``: that of the algorithm
-        :param reset_num_timesteps: start counting steps, and new episodes, afresh
+        :param reset_num_timesteps: start counting steps, and new episodes, afresh; a run that :meth:`resume` took up
+            goes on in any case
         :param progress_bar: show a progress bar
         :return: this model
         :raises ValueError: for an argument that does not fit, or an environment that returns what does not
@@ -251,6 +252,7 @@ class SkillDiscovery(PersistentSAC):
             "progress_bar": progress_bar,
         }
         own = check_table(LEARN, own)
+        own["reset_num_timesteps"] = own["reset_num_timesteps"] and self._resumed is None
         if own["tb_log_name"] is None:
             own["tb_log_name"] = type(self).__name__
         if self.tensorboard_log is not None:
@@ -274,8 +276,7 @@ class SkillDiscovery(PersistentSAC):
         """
         Go on from a checkpoint: on a CPU, to the bit as if the run had never stopped.
 
-        Then call ``learn(total - model.num_timesteps, callback, reset_num_timesteps=False)`` with callbacks made as
-        before; theirs go on, too.
+        Then call ``learn(total - model.num_timesteps, callback)`` with callbacks made as before; they go on, too.
 
         :param path: a checkpoint, the folder of a run's checkpoints, or the run's folder; the newest whole one is taken
         :param env: environments made as before

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_metra.envs import find_spec
+from sb3_metra.envs.checks import check_action, check_integer
 from sb3_metra.envs.states import State, check_state, get_wrapped_state, set_wrapped_state
 
 _BODIES = {
@@ -43,11 +44,14 @@ def make_batch_vec_env(
     :param n_threads: How many threads simulate; ``None``: one for each core, and no more than environments
     :param env_kwargs: Passed to ``gymnasium.make``
     :return: The vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
-    :raises ValueError: if ``n_envs`` or ``n_threads`` is no number of at least 1
+    :raises ValueError: if a number is too small, or an environment refuses its arguments
     """
-    for name, value in (("n_envs", n_envs), ("n_threads", 1 if n_threads is None else n_threads)):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    check_integer("n_envs", n_envs, 1)
+    for name, value, smallest in (("seed", seed, 0), ("n_threads", n_threads, 1)):
+        if value is not None:
+            check_integer(name, value, smallest)
+    if not isinstance(env_kwargs, dict | None):
+        raise ValueError(f"env_kwargs must be a dict of an environment's arguments, or None, got {env_kwargs!r}.")
     cores = count_cores()
     if n_threads is not None and n_threads > cores:
         warnings.warn(f"n_threads should be at most {cores}, the cores of this process, got {n_threads}.", stacklevel=2)
@@ -140,8 +144,7 @@ class BatchVecEnv(DummyVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         actions = np.ascontiguousarray(self.actions)
-        if actions.shape != (expected := (self.num_envs, *(self.action_space.shape or ()))):
-            raise ValueError(f"actions must have shape {expected}, got {actions.shape}.")
+        check_action(actions, (self.num_envs, *(self.action_space.shape or ())))
         observations, rewards, terminated, infos = self._bodies.step(actions)
         dones = np.zeros(self.num_envs, dtype=bool)
         steps = zip(observations, rewards.tolist(), terminated, infos, strict=True)

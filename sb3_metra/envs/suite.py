@@ -8,7 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_metra.envs.locomotion import LocomotionEnv, is_on_back
+from sb3_metra.envs.checks import check_action, check_flag, check_integer
+from sb3_metra.envs.locomotion import LocomotionEnv, check_body, check_names, is_on_back
 from sb3_metra.envs.rendering import explained_imports
 from sb3_metra.envs.states import State
 
@@ -51,16 +52,18 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
 
     def __init__(self, normalize: bool = True, terminate_on_back: bool = False, action_repeat: int = 2, **kwargs: Any):
         gym.utils.EzPickle.__init__(self, normalize, terminate_on_back, action_repeat, **kwargs)
-        if not isinstance(action_repeat, int | np.integer) or isinstance(action_repeat, bool) or action_repeat < 1:
-            raise ValueError(f"action_repeat must be an integer of at least 1, got {action_repeat!r}.")
-        if "camera_id" not in kwargs:
-            kwargs.setdefault("camera_name", self.camera)
+        check_body(normalize, kwargs, {"model_path", "frame_skip", "observation_space", "reset_noise_scale"})
+        check_flag("terminate_on_back", terminate_on_back)
+        check_integer("action_repeat", action_repeat, 1)
+        if kwargs.get("camera_id") is None and kwargs.get("camera_name") is None:
+            kwargs["camera_name"] = self.camera
         name = self.env_id.removeprefix("sb3_metra/").removesuffix("-v0").lower()
         super().__init__(
             str(Path(suite.__file__).with_name(f"{name}.xml")), self.substeps * action_repeat, None, **kwargs
         )
         self.terminate_on_back, self.action_repeat = terminate_on_back, action_repeat
         self.metadata = {**self.metadata, "render_fps": round(1.0 / self.dt)}
+        check_names(self, kwargs.get("camera_id"), kwargs.get("camera_name"))
         self._set_observation(normalize)
         self.init_qpos = stand_up(self.model, self.data, 0, _UPRIGHT)
         self._start = self.init_qpos[:2]
@@ -114,6 +117,7 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Keep an action, in [-1, 1], for ``action_repeat`` of the suite's steps; as Gymnasium's ``step`` otherwise."""
+        check_action(action, (self.model.nu,))
         before = self._get_distance()
         self.do_simulation(action, self.frame_skip)
         terminated = self.terminate_on_back and self.is_on_back

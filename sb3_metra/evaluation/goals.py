@@ -34,15 +34,26 @@ class GoalReacher:
     It follows SB3's predictor protocol, so that ``evaluate_policy`` runs it. Its state is the skill it follows.
 
     :param model: the policy over states and skills
-    :param encode: phi, from observations to (n, skill_dim), or (skill_dim,) for one observation
-    :param prior: p(z), which knows the skill of a direction
+    :param encode: phi, from observations to (n, skill_dim), or (skill_dim,) for one observation; ``None``: the model's
+    :param prior: p(z), which knows the skill of a direction; ``None``: the model's. If neither is given, a model with
+        ``skill_toward(observation, goal)`` chooses the skill itself
     :param goals: the observation at the goal, or a batch of them, one for each environment
     :param hold: keep the skill chosen at an episode's start instead of choosing at every step
-    :raises ValueError: where the goals are no observations
+    :raises ValueError: if the goals are no observations, or the model has no phi
     """
 
-    def __init__(self, model: SkillModel, encode: Encoder, prior: SkillPrior, goals: Any, hold: bool = False) -> None:
-        self.model, self.encode, self.prior = model, check_encoder(encode), check_prior(prior)
+    def __init__(
+        self,
+        model: SkillModel,
+        encode: Encoder | None = None,
+        prior: SkillPrior | None = None,
+        goals: Any = None,
+        hold: bool = False,
+    ) -> None:
+        self._toward = getattr(model, "skill_toward", None) if encode is None and prior is None else None
+        self.model = model
+        self.encode = check_encoder(require_encoder(model, "reaching goals") if encode is None else encode)
+        self.prior = check_prior(require_prior(model) if prior is None else prior)
         self.hold = check_flag("hold", hold)
         self.goals = goals
 
@@ -65,8 +76,13 @@ class GoalReacher:
 
         :param observation: one observation or a batch of n
         :return: (n, skill_dim), without the first axis for one observation and one goal
-        :raises ValueError: where there are several goals, but not as many as observations
+        :raises ValueError: if there are several goals, but not as many as observations
         """
+        if self._toward is not None:
+            try:
+                return np.asarray(self._toward(observation, self._goals))
+            except ValueError as error:
+                raise ValueError(f"goals must be one, or one for each of the observations: {error}") from error
         latents = np.asarray(self.encode(observation))
         if self._goal_latents.ndim == 2 and len(self._goal_latents) not in (1, len(np.atleast_2d(latents))):
             raise ValueError(
@@ -297,11 +313,13 @@ class _Journey:
     def __post_init__(self) -> None:
         check_flag("hold", self.hold)
         if self.encode is None:
-            self.encode = require_encoder(self.model, "reaching goals")
+            require_encoder(self.model, "reaching goals")
+        else:
+            check_encoder(self.encode)
         if self.prior is None:
-            self.prior = require_prior(self.model)
-        check_encoder(self.encode)
-        check_prior(self.prior)
+            require_prior(self.model)
+        else:
+            check_prior(self.prior)
 
     def go(
         self,
@@ -335,8 +353,6 @@ class _Journey:
             nonlocal reacher
             if reacher is None:
                 self.check(env, goals)
-                assert self.encode is not None
-                assert self.prior is not None
                 reacher = GoalReacher(self.model, self.encode, self.prior, _goal_observations(env, goals), self.hold)
             return reacher.predict(observation, skills, deterministic=True)
 
