@@ -31,9 +31,8 @@ class CSFObjective(RepresentationObjective):
         self, prior: SkillPrior, phi: Representation, contrast_coef: float = 5.0, n_negatives: int = 256
     ) -> None:
         super().__init__(prior, phi)
-        contrast_coef = number(0)("contrast_coef", contrast_coef)
-        n_negatives = integer(1)("n_negatives", n_negatives)
-        self.contrast_coef, self.n_negatives = contrast_coef, n_negatives
+        self.contrast_coef = number(0)("contrast_coef", contrast_coef)
+        self.n_negatives = integer(1)("n_negatives", n_negatives)
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """

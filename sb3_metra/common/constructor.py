@@ -284,19 +284,36 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any]) -> dict[str,
     return kwargs
 
 
-def check_phi_kwargs(phi_class: type, kwargs: Any, extractor: type) -> dict[str, Any]:
+def check_network_kwargs(
+    name: str, network: Any, kwargs: Any, own: tuple[str, ...] = ("input_dim", "output_dim")
+) -> dict[str, Any]:
+    """
+    Read the arguments of a network that a method has beside actor and critics.
+
+    :param name: of the argument that holds them
+    :param network: its class, or the function that makes it
+    :param kwargs: the arguments; ``None``: none
+    :param own: arguments that the method sets
+    :return: the same, as they are to be used
+    :raises ValueError: for the first that does not fit, or has another name
+    """
+    kwargs = args.ARGUMENTS(name, {} if kwargs is None else kwargs)
+    args.check_names(name, kwargs, network, own)
+    return args.check_table(PHI, kwargs, f"in {name}")
+
+
+def check_phi_kwargs(phi_class: type, kwargs: Any, extractor: type, name: str = "phi_kwargs") -> dict[str, Any]:
     """
     Read ``phi_kwargs``.
 
     :param phi_class: phi
     :param kwargs: its arguments
     :param extractor: the policy's extractor, which phi takes, too, unless told otherwise
+    :param name: of another argument that holds arguments of such a network
     :return: the same, as they are to be used
     :raises ValueError: for the first that does not fit, or has another name
     """
-    kwargs = args.ARGUMENTS("phi_kwargs", kwargs)
-    args.check_names("phi_kwargs", kwargs, phi_class, (*_SPACES, "dim"))
-    kwargs = args.check_table(PHI, kwargs, "in phi_kwargs")
+    kwargs = check_network_kwargs(name, phi_class, kwargs, (*_SPACES, "dim"))
     _check_extractor(kwargs.get("features_extractor_class") or extractor, kwargs.get("features_extractor_kwargs"))
     return kwargs
 

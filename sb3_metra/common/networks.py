@@ -218,7 +218,7 @@ class Representation(BaseModel):
 
 
 def make_mlp(
-    input_dim: int, output_dim: int, net_arch: list[int] | None = None, activation_fn: type[nn.Module] = nn.ReLU
+    input_dim: int, output_dim: int, net_arch: list[int] | None = None, activation_fn: str | type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
     """
     A multilayer perceptron with phi's initial weights.
@@ -226,10 +226,10 @@ def make_mlp(
     :param input_dim: components of its input
     :param output_dim: components of its output
     :param net_arch: units of each hidden layer (default: ``[1024, 1024]``)
-    :param activation_fn: non-linearity of the hidden layers
+    :param activation_fn: non-linearity of the hidden layers, a class or its name in ``torch.nn``
     """
     hidden = [1024, 1024] if net_arch is None else net_arch
-    network = nn.Sequential(*create_mlp(input_dim, output_dim, hidden, activation_fn))
+    network = nn.Sequential(*create_mlp(input_dim, output_dim, hidden, find_activation(activation_fn)))
     initialize(network, nn.init.xavier_uniform_)
     return network
 
