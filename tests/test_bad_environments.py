@@ -82,6 +82,29 @@ def test_what_an_environment_returns(bad: dict[str, Any], message: str, vectoris
     assert np.isfinite(model.replay_buffer.rewards[:steps]).all()
 
 
+class Old(Returns):
+    """An environment of before Gymnasium: ``reset`` returns an observation, ``step`` four things."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = super().reset()
+        return (observation, info) if self.at == "step" else observation
+
+    def step(self, action: np.ndarray) -> Any:
+        return super().step(action)[:4]
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ("step", r"step must return \(observation, reward, terminated, truncated, info\), got 4 things"),
+        ("reset", r"reset must return \(observation, info\), got a ndarray"),
+    ],
+)
+def test_environments_of_the_old_kind(at: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message} from the environment with index 0"):
+        tiny_model(Old(at=at)).learn(10)
+
+
 @pytest.mark.parametrize(
     "sound",
     [{"reward": 1}, {"reward": np.float32(1)}, {"reward": np.array(1.0)}, {"terminated": 1}, {"truncated": np.True_}],

@@ -247,7 +247,10 @@ class OneHotPrior(SkillPrior):
         return self._one_hot(np.argmax(self._direction(direction), axis=-1))
 
     def from_action(self, actions: np.ndarray) -> np.ndarray:
-        return self._one_hot(np.asarray(actions, dtype=np.int64))
+        numbers = np.asarray(actions)
+        if not np.isin(numbers, np.arange(self.dim)).all():
+            raise ValueError(f"actions must be numbers of skills, 0 to {self.dim - 1}, got {shorten(actions)}")
+        return self._one_hot(numbers.astype(np.int64))
 
     def _violation(self, skills: np.ndarray) -> str | None:
         one_hot = ((skills == 0.0) | (skills == 1.0)).all() and (skills.sum(axis=-1) == 1.0).all()

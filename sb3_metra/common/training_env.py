@@ -12,6 +12,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_metra.common.spaces import check_observation, check_outcome, from_environment
 
+_OUTCOME = ("observation", "reward", "terminated", "truncated", "info")
+
 
 def copy_observation(observation: Any) -> Any:
     """
@@ -41,16 +43,23 @@ class OwnObservations(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As Gymnasium's ``reset``."""
-        observation, info = self.env.reset(**kwargs)
+        observation, info = self._unpack(self.env.reset(**kwargs), "reset", ("observation", "info"))
         check_observation(observation, self._space, self._source)
         return copy_observation(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As Gymnasium's ``step``."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        returned = self._unpack(self.env.step(action), "step", _OUTCOME)
+        observation, reward, terminated, truncated, info = returned
         check_observation(observation, self._space, self._source)
         check_outcome(reward, terminated, truncated, info, self._source)
         return copy_observation(observation), reward, terminated, truncated, info
+
+    def _unpack(self, returned: Any, method: str, names: tuple[str, ...]) -> tuple[Any, ...]:
+        if not isinstance(returned, (tuple, list)) or len(returned) != len(names):
+            got = f"{len(returned)} things" if isinstance(returned, (tuple, list)) else f"a {type(returned).__name__}"
+            raise ValueError(f"{method} must return ({', '.join(names)}), got {got} {self._source}")
+        return tuple(returned)
 
 
 def own_observations(env: Any) -> Any:
