@@ -130,10 +130,11 @@ class SkillEvalCallback(BaseCallback):
     def get_state(self) -> dict[str, Any]:
         """What a run goes on from, as plain values: scores, and the coverage of training."""
         best = self.best_model
+        ended = self.model.num_timesteps >= self.model._total_timesteps  # and measured at the end
         return {
             "best_coverage": self.best_coverage,
             "last_coverage": self.last_coverage,
-            "next_eval": self._next_eval,
+            "next_eval": self._after(self.model.num_timesteps) if ended else self._next_eval,
             "best_model": None if best is None else {"metric": best.metric, "score": best.score},
             "tracker": None if self._tracker is None else self._tracker.get_state(),
         }
@@ -185,7 +186,7 @@ class SkillEvalCallback(BaseCallback):
         if self._goes_on:  # in the middle of episodes
             self._goes_on = False
             return
-        self._next_eval = (self.num_timesteps // self.eval_freq + 1) * self.eval_freq
+        self._next_eval = self._after(self.num_timesteps)
         if self._tracker is None:
             self._tracker = self._new_tracker()
         self._tracker.reset(self.training_env.unwrapped.reset_infos)
@@ -202,8 +203,12 @@ class SkillEvalCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         """Between two rounds, when the last gradient steps are done."""
         if self.num_timesteps >= self._next_eval:
-            self._next_eval = (self.num_timesteps // self.eval_freq + 1) * self.eval_freq
+            self._next_eval = self._after(self.num_timesteps)
             self.evaluate()
+
+    def _after(self, steps: int) -> int:
+        """When the next evaluation is due after some steps."""
+        return (steps // self.eval_freq + 1) * self.eval_freq
 
     def _on_training_end(self) -> None:
         self.evaluate()
