@@ -272,7 +272,11 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "GoalReacher": (
         evaluation.GoalReacher,
         {"model": TINY_MODEL, "encode": TINY_MODEL.encode, "prior": SpherePrior(2), "goals": np.zeros(2, np.float32)},
-        {"goals": [None, 3, "there", np.zeros(5), np.full(2, NAN), np.full(2, INF)], "prior": PRIORS[1:], "hold": FLAGS},
+        {
+            "goals": [None, 3, "there", np.zeros(5), np.full(2, NAN), np.full(2, INF)],
+            "prior": PRIORS[1:],
+            "hold": FLAGS,
+        },
     ),
     "GoalTrajectories.metrics": (
         goals.GoalTrajectories(GOALS, COORDINATES).metrics,
