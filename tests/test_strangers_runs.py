@@ -79,9 +79,11 @@ def test_statistics_come_from_the_model(
     assert "Episode Length 100" in capsys.readouterr().out
     carried = METRA.load(model_of(stranger), device="cpu").normalization
     assert seen[0] == pytest.approx(carried.normalize(0.0 * seen[0]), abs=0.5)  # an episode begins about the origin
-    assert go_on(stranger, tmp_path) == 0
+    assert go_on(stranger, tmp_path / "out") == 0
     assert "with replay" in capsys.readouterr().out
-    went_on = METRA.load(tmp_path / "metra" / "sb3_metra-PointMass-v0_2" / model_of(stranger).name, device="cpu")
+    went_on = METRA.load(
+        tmp_path / "out" / "metra" / "sb3_metra-PointMass-v0_1" / model_of(stranger).name, device="cpu"
+    )
     assert went_on.normalization.count == pytest.approx(carried.count + 51)
     assert not mark.exists()
     assert enjoy(stranger, "--trust") != 0  # now it is opened
@@ -100,7 +102,7 @@ def test_a_model_of_an_earlier_version_needs_trust(
     vars(model).pop("_normalization")
     BaseAlgorithm.save(model, model_of(stranger))
     (stranger / "replay_buffer.pkl").write_bytes(pickle.dumps(model.replay_buffer))
-    for command in (lambda *words: enjoy(stranger, *words), lambda *words: go_on(stranger, tmp_path, *words)):
+    for command in (lambda *words: enjoy(stranger, *words), lambda *words: go_on(stranger, tmp_path / "out", *words)):
         assert command() != 0
         assert "must be trusted" in capsys.readouterr().err
         assert command("--trust") == 0
@@ -116,11 +118,11 @@ def test_replay_of_strangers_is_not_unpickled(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (stranger / "replay_buffer.pkl").write_bytes(pickle.dumps(Payload(mark)))
-    assert go_on(stranger, tmp_path) != 0
+    assert go_on(stranger, tmp_path / "out") != 0
     assert "replay_buffer.pkl must be trusted" in capsys.readouterr().err
     assert not mark.exists()
     (stranger / "replay_buffer.pkl").unlink()
-    assert go_on(stranger, tmp_path) == 0
+    assert go_on(stranger, tmp_path / "out") == 0
     assert "without replay" in capsys.readouterr().out
 
 
