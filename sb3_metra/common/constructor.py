@@ -22,6 +22,7 @@ from sb3_metra.common import arguments as args
 from sb3_metra.common.arguments import FLAG, POSITIVE, Check, integer, number, optional, shorten
 from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.dual import DualVariable
+from sb3_metra.common.networks import find_activation
 
 
 def _learning_rate(value: Any) -> Any:
@@ -72,7 +73,7 @@ def _layers(value: Any) -> Any:
 
 
 def _activation(value: Any) -> Any:
-    found: Any = getattr(nn, value, None) if isinstance(value, str) else value
+    found = find_activation(value)
     if not isinstance(found(), nn.Module):
         raise TypeError
     return found

@@ -217,6 +217,19 @@ class Representation(BaseModel):
         return self(next_observations) - here
 
 
+def find_activation(activation_fn: Any) -> Any:
+    """
+    A non-linearity, perhaps by its name.
+
+    :param activation_fn: a class, a function that makes a module, or the name of a class in ``torch.nn``
+    :raises ValueError: if PyTorch has no module of that name
+    """
+    found = getattr(nn, activation_fn, None) if isinstance(activation_fn, str) else activation_fn
+    if not callable(found):
+        raise ValueError(f"activation_fn must be a class of torch.nn or its name, got {activation_fn!r}")
+    return found
+
+
 def make_mlp(
     input_dim: int, output_dim: int, net_arch: list[int] | None = None, activation_fn: str | type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
