@@ -141,7 +141,7 @@ def test_settings_can_name_the_skills_themselves(skills: dict[bool, str]) -> Non
             "--skill-length needs --skills, got --skill-length 5",
         ),
         (["--skills", "none.zip"], "--skills needs an --algo that chooses them, such as sac or ppo, got metra"),
-        (["--paper", "--algo", "sac"], "--paper chooses the shipped settings of one of ['metra'], which --algo sac"),
+        (["--paper", "--algo", "sac"], "--paper chooses the shipped settings of one of"),
     ],
 )
 def test_train_refuses_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
