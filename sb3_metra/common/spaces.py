@@ -207,7 +207,8 @@ def check_step(observations: Any, rewards: Any, dones: Any, env: VecEnv) -> np.n
         if (got := np.shape(x[key] if isinstance(x, dict) else x)) != shape:
             raise ValueError(f"{key} must have shape {shape} from the environments, got {got}")
     rewards = np.asarray(rewards)
-    if rewards.dtype.kind not in "biuf" or not np.isfinite(rewards).all():
+    # one product is faster than asking each number, and false for NaN
+    if rewards.dtype.kind not in "biuf" or not (np.vdot(rewards, rewards) < np.inf or np.isfinite(rewards).all()):
         index = next(i for i, x in enumerate(rewards.tolist()) if not _is_number(x))
         raise ValueError(f"reward must be a finite number, got {rewards.tolist()[index]!r} {from_environment(index)}")
     return as_flags(dones, "terminated and truncated", (env.num_envs,))
