@@ -5,7 +5,7 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -69,7 +69,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
         assert np.signbit(ours) == np.signbit(theirs) if isinstance(theirs, float) else True
 
 
-def assert_same_steps(batch: VecEnv, dummy: VecEnv, actions: np.ndarray) -> np.ndarray:
+def assert_same_steps(batch: VecEnv, dummy: VecEnv, actions: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Step both alike and compare all that they return; which episodes ended, ``(steps, n_envs)``."""
     ends = []
     for action in actions:
@@ -155,7 +155,12 @@ def test_one_environment_and_double_actions(made: Maker) -> None:
     batch, dummy = made(make_batch_vec_env, ANT, 1), made(make_vec_env, ANT, 1)
     assert_same(batch.reset(), dummy.reset())
     assert_same_steps(batch, dummy, draw_actions(batch, 5).astype(np.float64))
-    assert_same_steps(batch, dummy, np.asfortranarray(draw_actions(batch, 5)))
+
+
+def test_actions_in_any_order_of_memory(made: Maker) -> None:
+    batch, dummy = made(make_batch_vec_env, ANT, 8), made(make_vec_env, ANT, 8)
+    assert_same(batch.reset(), dummy.reset())
+    assert_same_steps(batch, dummy, [np.asfortranarray(action) for action in draw_actions(batch, 5)])
 
 
 @pytest.mark.slow

@@ -197,17 +197,9 @@ class SuiteBodies(Bodies):
 
     names = ()
 
-    def __init__(self, envs: Sequence[Any], n_threads: int):
-        self._starts = np.empty((len(envs), 2))
-        super().__init__(envs, n_threads)
-
-    def load(self, index: int) -> None:
-        super().load(index)
-        self._starts[index] = self.envs[index].start
-
     def _get_places(self) -> np.ndarray:
         return self._qpos[:, :2].copy()
 
     def _reward(self, before: np.ndarray, actions: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        after, before = state[:, :2] - self._starts, before - self._starts
-        return np.hypot(after[:, 0], after[:, 1]) - np.hypot(before[:, 0], before[:, 1]), np.empty((len(state), 0))
+        growth = np.hypot(state[:, 0], state[:, 1]) - np.hypot(before[:, 0], before[:, 1])
+        return growth, np.empty((len(state), 0))

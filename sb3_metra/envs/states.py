@@ -78,10 +78,8 @@ def set_simulation(model: Any, data: Any, state: np.ndarray) -> None:
     """
     import mujoco
 
-    spec = mujoco.mjtState.mjSTATE_INTEGRATION
-    mujoco.mj_setState(model, data, state, spec)
+    mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
     mujoco.mj_forward(model, data)
-    mujoco.mj_setState(model, data, state, spec)  # mj_forward may have moved the solver's first guess
 
 
 def get_wrapped_state(env: gym.Env) -> State:

@@ -11,7 +11,6 @@ from gymnasium import spaces
 from sb3_metra.envs.checks import check_action, check_flag, check_integer
 from sb3_metra.envs.locomotion import LocomotionEnv, check_body, check_names
 from sb3_metra.envs.rendering import explained_imports
-from sb3_metra.envs.states import State
 
 with explained_imports(
     "The bodies of the dm_control suite need dm_control: install it with "
@@ -35,9 +34,9 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
 
     The observation is ``qpos`` (x, y, z, the torso's quaternion, joints), ``qvel`` and ``act``, the actuators'
     activations. Actions lie in [-1, 1] and are scaled to every actuator's bounds. ``info["coordinates"]`` is the
-    torso's ``(x, y)`` in metres. The reward is the growth of the distance to the episode's first place, so that an
-    episode's return is how far away it ended. An episode begins at rest in the default pose, nearly upright, as low as
-    nothing touches. It never terminates, unless asked to.
+    torso's ``(x, y)`` in metres. An episode begins at the origin, at rest in the default pose, nearly upright, as low
+    as nothing touches. The reward is the growth of the distance to the origin, so that an episode's return is how far
+    away it ended. It never terminates, unless asked to.
 
     :param normalize: Whether to normalise observations by their fixed mean and standard deviation
     :param terminate_on_back: Whether an episode terminates once the torso's upward axis points below the horizon. An
@@ -66,7 +65,6 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
         check_names(self, kwargs.get("camera_id"), kwargs.get("camera_name"))
         self._set_observation(normalize)
         self.init_qpos = stand_up(self.model, self.data, 0, _UPRIGHT)
-        self._start = self.init_qpos[:2]
 
     @staticmethod
     @abstractmethod
@@ -96,19 +94,13 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
         self.data.ctrl[:] = self.controls(ctrl)
         mujoco.mj_step(self.model, self.data, nstep=n_frames)
 
-    @property
-    def start(self) -> np.ndarray:
-        """Where the episode began, ``(2,)``, metres; the caller's own."""
-        return self._start.copy()
-
     def reset_model(self) -> np.ndarray:
         qpos = stand_up(self.model, self.data, 0, draw_tilt(self.np_random))
         self.set_state(qpos, np.zeros(self.model.nv))
-        self._start = qpos[:2]
         return self._get_obs()
 
     def _get_distance(self) -> Any:
-        return np.hypot(self.data.qpos[0] - self._start[0], self.data.qpos[1] - self._start[1])
+        return np.hypot(self.data.qpos[0], self.data.qpos[1])
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Keep an action, in [-1, 1], for ``action_repeat`` of the suite's steps; as Gymnasium's ``step`` otherwise."""
@@ -120,14 +112,6 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
             self.render()
         reward = float(self._get_distance() - before)
         return self._get_obs(), reward, terminated, False, {"coordinates": self._get_coordinates()}
-
-    def get_state(self) -> State:
-        return {**super().get_state(), "start": self.start}
-
-    def set_state(self, qpos: np.ndarray | State, qvel: np.ndarray | None = None) -> None:
-        super().set_state(qpos, qvel)
-        if isinstance(qpos, dict):
-            self._start = np.array(qpos["start"])
 
 
 class QuadrupedEnv(SuiteEnv):
