@@ -5,6 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+import gymnasium as gym
+
 from sb3_metra import __version__
 
 COMMANDS = {
@@ -19,12 +21,26 @@ COMMANDS = {
 """Every command, the name of a module in ``sb3_metra.commands``, and what it does."""
 
 
+MISTAKES = (ImportError, OSError, TypeError, ValueError, AssertionError, gym.error.Error)
+"""What a mistake of the user's is raised as, by this package, Stable-Baselines3 and Gymnasium."""
+
+
+def one_line(error: BaseException) -> str:
+    """
+    What an error says, on one line.
+
+    :param error: what was raised
+    """
+    return " ".join(str(error).split())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """
     Run a command.
 
     :param argv: the words after ``sb3-metra``; those of the process if ``None``
-    :return: the exit status: 0, or 1 after an error, which is told in one sentence
+    :return: the exit status: 0; 2 after a mistake, which is told in one sentence; 1 after another error; 130 if
+        interrupted
     """
     lines = [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
     usage = "`sb3-metra COMMAND --help` lists the arguments of a command."
@@ -39,10 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         importlib.import_module(f"sb3_metra.commands.{options.command}").run(options.arguments)
-    except (ImportError, OSError, ValueError, AssertionError) as error:
+    except MISTAKES as error:
         if options.traceback or not str(error):
             raise
-        print(f"sb3-metra {options.command}: {error}", file=sys.stderr)
+        print(f"sb3-metra {options.command}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if options.traceback:
+            raise
+        where = "`sb3-metra --traceback COMMAND ...` shows where it came from"
+        print(f"sb3-metra {options.command}: {type(error).__name__}: {one_line(error)}; {where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"sb3-metra {options.command}: interrupted", file=sys.stderr)

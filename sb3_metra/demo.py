@@ -14,13 +14,15 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from sb3_metra.algorithms.metra import METRA
+from sb3_metra.common.inputs import check_folder, check_number, check_seed
 from sb3_metra.envs.rendering import choose_gl
-from sb3_metra.evaluation.coverage import state_coverage
+from sb3_metra.evaluation.coverage import draw_skills, state_coverage
+from sb3_metra.evaluation.metadata import unit_of
 from sb3_metra.evaluation.plotting import plot_trajectories
 from sb3_metra.evaluation.report import write_report
-from sb3_metra.evaluation.report_page.curves import read_curves
 from sb3_metra.evaluation.report_page.recording import RENDERING_HELP
 from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
+from sb3_metra.evaluation.runs import read_curves
 from sb3_metra.evaluation.video import film_skills
 from sb3_metra.headless import draw_for_films, drawing_kwargs, follow_body, leave_out_shadows
 from sb3_metra.hyperparams import load_settings
@@ -30,7 +32,6 @@ N_SKILLS = 48
 
 _SECONDS_AFTER_TRAINING = 35.0  # kept free for measuring, drawing and filming; of a short run, half the time
 _N_EXPLORED = 8  # skills to record for the page, at most: one for each direction of the compass
-_METRES = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0")
 
 
 class Deadline(BaseCallback):
@@ -59,6 +60,7 @@ class DemoResult:
     :param training_seconds: wall time of the training
     :param policy_state_coverage: cells of size 1 that 48 skills visit
     :param displacements: how far from its episode's start each skill ends, (n_skills, n_coordinates)
+    :param unit: of the coordinates; empty if the environment does not say
     """
 
     env: str
@@ -67,10 +69,11 @@ class DemoResult:
     training_seconds: float
     policy_state_coverage: int
     displacements: np.ndarray
+    unit: str = ""
 
     def describe(self) -> str:
         """The result in three sentences."""
-        unit = "m" if self.env in _METRES else "units"
+        unit = self.unit or "units"
         if self.displacements.shape[1] == 1:
             ends = self.displacements[:, 0]
             where = f"the skills end between {ends.min():+.1f} and {ends.max():+.1f} {unit} from where they start"
@@ -119,12 +122,12 @@ def run_demo(
     :return: what was found
     """
     started = time.monotonic()
-    if not (np.isfinite(minutes) and minutes > 0):
-        raise ValueError(f"minutes must be a finite number above 0, got {minutes}.")
+    check_number("minutes", minutes)
+    check_seed("seed", seed)
     budget = 60.0 * minutes
     choose_gl()
     out = Path("demo") / env_id.rpartition("/")[2] if out is None else out
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder("out", out)
     print(f"METRA learns skills on {env_id} without a reward, for at most {minutes:g} minutes (seed {seed}).")
     threads = th.get_num_threads()
     th.set_num_threads(1)  # networks are small: a second thread would only get in the way
@@ -132,10 +135,10 @@ def run_demo(
         end = started + budget - min(_SECONDS_AFTER_TRAINING, budget / 2)
         model, seconds = _train(env_id, seed, end, out)
         model.save(out / "model")
-        trajectories = _measure(model, env_id, seed)
+        trajectories, unit = _measure(model, env_id, seed)
         displacements = np.stack([t.coordinates[-1] - t.coordinates[0] for t in trajectories])
         coverage = state_coverage(t.coordinates for t in trajectories)
-        result = DemoResult(env_id, seed, model.num_timesteps, seconds, coverage, displacements)
+        result = DemoResult(env_id, seed, model.num_timesteps, seconds, coverage, displacements, unit)
         result.save(out / "result.json")
         title = f"{env_id}: {len(trajectories)} skills after {result.timesteps} steps"
         plot_trajectories(trajectories, path=out / "skills.png", title=title)
@@ -174,12 +177,12 @@ def _train(env_id: str, seed: int, end: float, out: Path) -> tuple[METRA, float]
     return model, time.monotonic() - started
 
 
-def _measure(model: METRA, env_id: str, seed: int) -> list[SkillTrajectory]:
-    """Follow 48 skills for one episode each, as ``sb3-metra evaluate`` does with the same seed."""
-    skills = model.skill_prior.evaluation_skills(N_SKILLS, np.random.default_rng(seed))
+def _measure(model: METRA, env_id: str, seed: int) -> tuple[list[SkillTrajectory], str]:
+    """Follow 48 skills for one episode each, as ``sb3-metra evaluate`` does with the same seed; and tell the unit."""
+    skills = draw_skills(model.skill_prior, N_SKILLS, seed)
     env = make_vec_env(env_id, n_envs=1)
     try:
-        return rollout_skills(model, env, skills, seed=seed)
+        return rollout_skills(model, env, skills, seed=seed), unit_of(env)
     finally:
         env.close()
 
@@ -251,7 +254,6 @@ def _explore(model: METRA, env_id: str, seed: int, trajectories: list[SkillTraje
             seed=seed,
             curves=read_curves(out),
             about={"command": f"sb3-metra demo --env {env_id} --seed {seed}"},
-            unit="m" if env_id in _METRES else "",
         )
     finally:
         env.close()

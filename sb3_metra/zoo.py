@@ -8,18 +8,18 @@ as long as it is open. Everything else is rl_zoo3's.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv
 
 try:
     import rl_zoo3
@@ -27,6 +27,7 @@ try:
     import rl_zoo3.exp_manager
     import rl_zoo3.hyperparams_opt
     import rl_zoo3.train
+    import rl_zoo3.utils
     from optuna import Trial
     from rl_zoo3.callbacks import TrialEvalCallback
 except ImportError as error:
@@ -35,14 +36,18 @@ except ImportError as error:
     ) from error
 
 import sb3_metra.envs  # noqa: F401  registers the environments
-from sb3_metra.algorithms.metra import METRA
-from sb3_metra.common.workers import WorkerError, WorkerVecEnv
+from sb3_metra import algorithms
+from sb3_metra.commands.loading import check_device, find_statistics, load_algorithm
+from sb3_metra.common.files import atomic_path
+from sb3_metra.common.workers import WorkerVecEnv
 from sb3_metra.downstream import TASKS, SkillActionVecWrapper
-from sb3_metra.evaluation.callbacks import log_metrics
-from sb3_metra.evaluation.metrics import evaluate_skills, judged_by
+from sb3_metra.evaluation.callbacks import SkillEvalCallback
 from sb3_metra.hyperparams import settings_path
+from sb3_metra.zoo_files import RunFiles, check_own_words, reading
+from sb3_metra.zoo_input import check_words
+from sb3_metra.zoo_runs import RunManager, going_on, remembered
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"metra": METRA}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {name.lower(): x for name, x in algorithms.ALGORITHMS.items()}
 """This package's algorithms under the names that ``--algo`` knows."""
 
 _TRAIN_DEFAULTS = {
@@ -65,46 +70,52 @@ class CoverageEvalCallback(EvalCallback):
     cannot be judged by coverage: it is judged by its reward, and one line says so.
     """
 
-    judged_by: str | None
+    skills: SkillEvalCallback
 
     def _init_callback(self) -> None:
         super()._init_callback()
-        self.judged_by = judged_by(self.model, self.eval_env)
-        if self.judged_by is None:
+        self.skills = SkillEvalCallback(self.eval_env, n_skills=self.n_eval_episodes)
+        self.skills.init_callback(self.model)
+        if self.skills.judged_by is None:
             print(
                 'Judging by the environment\'s reward: it has no info["coordinates"] to measure coverage with, '
                 'and no info["tasks"].'
             )
+        elif self.best_model_save_path is not None:
+            self.skills.keep_best_in(self.best_model_save_path)
+
+    def _on_training_start(self) -> None:
+        self.skills.on_training_start(self.locals, self.globals)
+
+    def on_step(self) -> bool:
+        """As SB3's; the coverage of training is counted at every step, which rl_zoo3's own class does not hand on."""
+        self.skills.update_locals(self.locals)
+        self.skills.on_step()
+        return super().on_step()
 
     def _on_step(self) -> bool:
-        if self.judged_by is None:
+        if self.skills.judged_by is None:
             return super()._on_step()
         if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0:
-            return self._judge(self.judged_by)
+            return self._judge(self.skills.judged_by)
         return True
 
     def _judge(self, name: str) -> bool:
-        """Measure the skills, log it and keep the model where coverage is the best so far."""
-        if self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, self.eval_env)
-        metrics = evaluate_skills(self.model, self.eval_env, n_skills=self.n_eval_episodes)
-        self.last_mean_reward = float(metrics[name])
+        """Measure the skills, log it and keep the model if coverage is the best so far."""
+        before = self.best_mean_reward
+        self.last_mean_reward = float(self.skills.evaluate())
+        self.best_mean_reward = max(before, self.last_mean_reward)
         if self.log_path is not None:
             self.evaluations_timesteps.append(self.num_timesteps)
             self.evaluations_results.append([self.last_mean_reward])
-            np.savez(self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results)
+            with atomic_path(self.log_path + ".npz") as aside:
+                np.savez(aside, timesteps=self.evaluations_timesteps, results=self.evaluations_results)
         if self.verbose >= 1:
-            print(f"Eval num_timesteps={self.num_timesteps}, {name}={metrics[name]}")
-        log_metrics(self.logger, metrics, self.num_timesteps)
-
-        continue_training = True
-        if self.last_mean_reward > self.best_mean_reward:
-            self.best_mean_reward = self.last_mean_reward
-            if self.best_model_save_path is not None:
-                self.model.save(os.path.join(self.best_model_save_path, "best_model"))
-            if self.callback_on_new_best is not None:
-                continue_training = self.callback_on_new_best.on_step()
-        return continue_training and self._on_event()
+            print(f"Eval num_timesteps={self.num_timesteps}, {name}={self.skills.last_coverage}")
+        go_on = True
+        if self.last_mean_reward > before and self.callback_on_new_best is not None:
+            go_on = self.callback_on_new_best.on_step()
+        return go_on and self._on_event()
 
 
 class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
@@ -113,17 +124,6 @@ class TrialCoverageEvalCallback(TrialEvalCallback, CoverageEvalCallback):
 
     Python's method resolution does the work: what rl_zoo3's class calls ``super()`` is here ``CoverageEvalCallback``.
     """
-
-
-class KeepingExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
-    """rl_zoo3's, which keeps what was learnt if a worker ends training."""
-
-    def learn(self, model: BaseAlgorithm) -> None:
-        try:
-            super().learn(model)
-        except WorkerError:
-            self.save_trained_model(model)
-            raise
 
 
 @contextmanager
@@ -151,11 +151,24 @@ def judged_by_coverage() -> Iterator[None]:
 
 
 @contextmanager
+def _read_files(files: RunFiles) -> Iterator[None]:
+    """While it is open, rl_zoo3 gets at a run's files this way."""
+    ours = {name: SimpleNamespace(load=partial(files.load, algorithm)) for name, algorithm in ALGORITHMS.items()}
+    with (
+        reading(files),
+        _replaced(rl_zoo3.enjoy, ALGOS=rl_zoo3.ALGOS | ours, yaml=files.yaml),
+        _replaced(rl_zoo3.utils, VecNormalize=files.VecNormalize, yaml=files.yaml),
+        _replaced(rl_zoo3.exp_manager, VecNormalize=files.VecNormalize),
+    ):
+        yield
+
+
+@contextmanager
 def _guarded_workers() -> Iterator[None]:
     """While it is open, rl_zoo3's worker processes are guarded, and what was learnt is kept if one fails."""
     with (
         _replaced(rl_zoo3.exp_manager, SubprocVecEnv=WorkerVecEnv),
-        _replaced(rl_zoo3.train, ExperimentManager=KeepingExperimentManager),
+        _replaced(rl_zoo3.train, ExperimentManager=RunManager),
     ):
         yield
 
@@ -215,14 +228,18 @@ def follow_skills(env: VecEnv, model: str, skill_length: int = 25) -> SkillActio
     :param env: tasks
     :param model: path of the saved model, a zip file
     :param skill_length: steps of the environments that a skill is followed
-    :raises ValueError: where there is no such model, or it learnt on normalised observations
+    :raises ValueError: if there is no such model, or it learnt on normalised observations and does not carry how
     """
     path = Path(model)
     if not path.is_file():
         raise ValueError(f"--skills must be a saved model, a zip file, got {model!r}, which is no file.")
-    if any(path.parent.glob("*/vecnormalize.pkl")):
-        raise ValueError(f"--skills must not have learnt on observations that rl_zoo3 normalised, as {model!r} has.")
-    return SkillActionVecWrapper(env, METRA.load(path), skill_length)
+    skills = load_algorithm(path)
+    if getattr(skills, "normalization", None) is None and find_statistics(path) is not None:
+        raise ValueError(
+            f"--skills must carry the statistics of the observations that it learnt on, got {model!r}, which has them "
+            "in a file beside it alone: save it again with this version of sb3_metra."
+        )
+    return SkillActionVecWrapper(env, skills, skill_length)
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -230,18 +247,30 @@ def train(arguments: Sequence[str]) -> None:
     Run rl_zoo3's train, with the shipped settings and coverage for METRA's defaults, and with skills for actions.
 
     :param arguments: rl_zoo3's own; ``--paper`` for the authors' settings; ``--skills`` and ``--skill-length`` for an
-        algorithm that chooses the skills of a saved model
+        algorithm that chooses the skills of a saved model; ``--resume`` for a run to go on with; ``--trust`` to run
+        what the files of ``-i`` and ``--resume`` hold
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--paper", action="store_true")
     own.add_argument("--skills", metavar="MODEL")
     own.add_argument("--skill-length", type=int, metavar="K")
+    own.add_argument("--resume", metavar="RUN")
+    own.add_argument("--trust", action="store_true")
     options, arguments = own.parse_known_args(arguments)
+    if options.resume is not None:
+        with going_on(options.resume) as words:
+            if not options.trust:
+                check_own_words(options.resume, words)
+            train([*words, *arguments, *(["--trust"] if options.trust else [])])
+        return
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--algo", default="metra")
     parser.add_argument("--env")
     parser.add_argument("-conf", "--conf-file")
+    parser.add_argument("-i", "--trained-agent")
     known, _ = parser.parse_known_args(arguments)
+    if known.trained_agent:
+        _check_trust(known.algo, options.trust)
     if options.paper and (known.conf_file is not None or known.algo not in ALGORITHMS):
         raise ValueError(
             f"--paper chooses the shipped settings of one of {sorted(ALGORITHMS)}, which --algo {known.algo} or "
@@ -251,11 +280,11 @@ def train(arguments: Sequence[str]) -> None:
         if options.skills is not None or options.skill_length is not None:
             raise ValueError(f"--skills needs an --algo that chooses them, such as sac or ppo, got {known.algo}.")
         defaults = {"--algo": known.algo, "--conf-file": str(settings_path(known.algo, options.paper))}
-        with judged_by_coverage():
-            _run("train", [*_words(defaults | _TRAIN_DEFAULTS), *arguments])
+        with judged_by_coverage(), remembered(arguments, options.paper):
+            _run("train", [*_words(defaults | _TRAIN_DEFAULTS), *arguments], options.trust)
     else:
         skills = _skill_arguments(options.skills, options.skill_length, arguments)
-        _run("train", [*_words(_task_defaults(known, options.skills is not None)), *skills])
+        _run("train", [*_words(_task_defaults(known, options.skills is not None)), *skills], options.trust)
 
 
 def _task_defaults(known: argparse.Namespace, with_skills: bool) -> dict[str, str]:
@@ -295,27 +324,43 @@ def enjoy(arguments: Sequence[str]) -> None:
     """
     Run rl_zoo3's enjoy on what :func:`train` left behind.
 
-    :param arguments: rl_zoo3's own
+    :param arguments: rl_zoo3's own; ``--trust`` to unpickle what the run's files hold
     """
-    _run("enjoy", ["--algo", "metra", "--env", _TRAIN_DEFAULTS["--env"], "--folder", _LOG_FOLDER, *arguments])
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--trust", action="store_true")
+    options, arguments = parser.parse_known_args(arguments)
+    parser.add_argument("--algo", default="metra")
+    _check_trust(parser.parse_known_args(arguments)[0].algo, options.trust)
+    defaults = ["--algo", "metra", "--env", _TRAIN_DEFAULTS["--env"], "--folder", _LOG_FOLDER]
+    _run("enjoy", [*defaults, *arguments], options.trust)
+
+
+def _check_trust(algorithm: str, trusted: bool) -> None:
+    if algorithm in rl_zoo3.ALGOS.keys() - ALGORITHMS and not trusted:
+        raise ValueError(
+            f"--algo {algorithm} must be trusted, because its saved models are pickles, which can run code: add "
+            "--trust to load them."
+        )
 
 
 def _words(arguments: dict[str, str]) -> list[str]:
     return [word for pair in arguments.items() for word in pair]
 
 
-def _run(script: str, arguments: Sequence[str]) -> None:
+def _run(script: str, arguments: Sequence[str], trusted: bool = False) -> None:
     """
     Call one of rl_zoo3's scripts, which read ``sys.argv``; of an argument given twice they take the last.
 
     :param script: ``train`` or ``enjoy``
     :param arguments: the script's arguments
+    :param trusted: whether a run's files may run code
     """
     register()
+    check_device(check_words(arguments, vars(rl_zoo3.utils)))
     argv = sys.argv
     sys.argv = [f"sb3-metra {script}", *arguments]
     try:
-        with _guarded_workers():
+        with _guarded_workers(), _read_files(RunFiles(trusted)):
             {"train": rl_zoo3.train.train, "enjoy": rl_zoo3.enjoy.enjoy}[script]()
     finally:
         sys.argv = argv

@@ -15,16 +15,18 @@ MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 # Modules that stand for themselves; every other module may import the versions it needs checked.
-LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files")}
-VALUES = LEAVES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
+LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files", "inputs", "arguments")}
+SPACES = {"sb3_metra.common.spaces", "sb3_metra.common.checks"}
+VALUES = LEAVES | SPACES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
 ARRAYS = {f"sb3_metra.common.{name}" for name in ("arrays", "checks", "episodes")}
 BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
 FILES = {
     f"sb3_metra.common.{name}"
-    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "normalization")
+    for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "policy_file", "normalization")
 }
+POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "policy_file", "prediction")}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 WORKERS = {"sb3_metra.common.workers"}
 LOOP = (
@@ -33,10 +35,14 @@ LOOP = (
     | STEPS
     | FILES
     | WORKERS
-    | {f"sb3_metra.common.{name}" for name in ("arguments", "policies", "training_env", "env_state", "checkpoint")}
+    | {
+        f"sb3_metra.common.{name}"
+        for name in ("constructor", "actor_critic", "policies", "training_env", "env_state", "checkpoint")
+    }
     | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "skill_discovery")}
 )
-EVALUATION = {"sb3_metra.common.skills", "sb3_metra.evaluation*"} | LEAVES
+ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
+EVALUATION = {"sb3_metra.evaluation*"} | ASKED
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
 ROOMS |= {"sb3_metra.downstream*"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
@@ -55,6 +61,10 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.files": set(),
     "sb3_metra.common.last_words": set(),
     "sb3_metra.common.workers": {"sb3_metra.common.last_words"},
+    "sb3_metra.common.inputs": set(),
+    "sb3_metra.common.skill_model": {"sb3_metra.common.skills"} | LEAVES,
+    "sb3_metra.common.arguments": set(),
+    "sb3_metra.common.spaces": {"sb3_metra.common.checks"},
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
@@ -64,16 +74,19 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.extractors": NETWORKS,
     "sb3_metra.common.skill_counts": LEAVES,
     "sb3_metra.common.representation": OBJECTIVE,
-    "sb3_metra.common.policies": OBJECTIVE,
+    "sb3_metra.common.actor_critic": OBJECTIVE,
+    "sb3_metra.common.policies": OBJECTIVE | FILES | POLICY,
+    "sb3_metra.common.policy_file": {"sb3_metra.common.archive", "sb3_metra.common.saving"},
+    "sb3_metra.common.prediction": LEAVES,
     "sb3_metra.common.arrays": LEAVES,
     "sb3_metra.common.checks": LEAVES,
     "sb3_metra.common.episodes": LEAVES,
     "sb3_metra.common.buffers": ARRAYS | LEAVES,
     "sb3_metra.common.frame_buffer": BUFFERS | LEAVES,
-    "sb3_metra.common.arguments": BUFFERS,
+    "sb3_metra.common.constructor": BUFFERS | NETWORKS,
     "sb3_metra.common.optimization": LEAVES,
     "sb3_metra.common.captured_step": LEAVES,
-    "sb3_metra.common.training_env": LEAVES,
+    "sb3_metra.common.training_env": SPACES,
     "sb3_metra.common.plain": LEAVES,
     "sb3_metra.common.normalization": LEAVES,
     "sb3_metra.common.archive": LEAVES,
@@ -97,8 +110,11 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
     "sb3_metra.hyperparams": set(),
-    "sb3_metra.downstream*": {"sb3_metra.downstream*", "sb3_metra.common.skills"} | LEAVES,
-    "sb3_metra.zoo": PROGRAMS,
+    "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
+    "sb3_metra.zoo_files": set(),
+    "sb3_metra.zoo_input": LEAVES,
+    "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_files", "sb3_metra.zoo_input"},
+    "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_*"},
     "sb3_metra.headless": {"sb3_metra.envs"},
     "sb3_metra.demo": PROGRAMS | {"sb3_metra.headless"},
     "sb3_metra.commands*": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"},
@@ -114,7 +130,7 @@ ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "imageio_ffmpeg": {"sb3_metra.evaluation.video"},
     "moviepy": {"sb3_metra.evaluation.video"},
     "cv2": {"sb3_metra.evaluation.video"},
-    "rl_zoo3": {"sb3_metra.zoo"},
+    "rl_zoo3": {"sb3_metra.zoo", "sb3_metra.zoo_runs"},
     "sb3_contrib": {"sb3_metra.zoo"},
     "optuna": {"sb3_metra.zoo"},
     "mujoco": {"sb3_metra.envs*"},

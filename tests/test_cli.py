@@ -80,7 +80,7 @@ def test_train_paper_reads_the_authors_settings(tmp_path: Path) -> None:
 
 
 def test_train_paper_and_a_file_contradict(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--paper", "--conf-file", "mine.yml"]) == 1
+    assert main(["train", "--paper", "--conf-file", "mine.yml"]) == 2
     assert "--conf-file mine.yml contradicts: leave one of them out" in capsys.readouterr().err
 
 
@@ -142,7 +142,7 @@ def test_enjoy_follows_what_train_wrote(trained: Path, which: list[str], capsys:
 
 
 def test_enjoy_says_in_a_sentence_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["enjoy", "-f", str(tmp_path)]) == 1
+    assert main(["enjoy", "-f", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("sb3-metra enjoy: The ")
 
 
@@ -194,7 +194,7 @@ def bad_models(tmp_path: Path) -> dict[str, str]:
 def test_evaluate_refuses_what_is_no_model(
     name: str, bad_models: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", bad_models[name], "--env", POINT]) == 1
+    assert main(["evaluate", bad_models[name], "--env", POINT]) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
     assert streams.err.startswith("sb3-metra evaluate: ")
@@ -208,21 +208,21 @@ def test_evaluate_refuses_what_is_no_model(
             "--env must be the id of a registered environment, got 'sb3_metra/Nowhere-v0'",
         ),
         (["--env", "nowhere:Nowhere-v0"], "--env must be the id of a registered environment, got 'nowhere:Nowhere-v0'"),
-        (["--env", "Pendulum-v1"], "Observation spaces do not match"),
+        (["--env", "Pendulum-v1"], "model must act in this environment's action space"),
         (["--env", POINT, "--env-kwargs", "arena"], "--env-kwargs must be KEY:VALUE with a Python literal"),
         (["--env", POINT, "--env-kwargs", "arena:big"], "--env-kwargs must be KEY:VALUE with a Python literal"),
         (["--env", POINT, "--env-kwargs", "arena:-1"], "arena must be None or a finite number above 0"),
-        (["--env", POINT, "--n-skills", "0"], "--n-skills must be at least 1, got 0"),
+        (["--env", POINT, "--n-skills", "0"], "--n-skills must be an integer of at least 1, got 0"),
         (
             ["--env", POINT, "--n-skills", "1", "--cell-size", "0"],
-            "cell_size must be a finite number greater than 0, got 0.0",
+            "--cell-size must be a finite number greater than 0, got 0.0",
         ),
     ],
 )
 def test_evaluate_refuses_bad_arguments(
     trained: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(run_of(trained) / "sb3_metra-PointMass-v0.zip"), *arguments]) == 1
+    assert main(["evaluate", str(run_of(trained) / "sb3_metra-PointMass-v0.zip"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -261,7 +261,7 @@ def test_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: 
     for module in ("sb3_metra.zoo", "sb3_metra.commands.train"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.delattr(sb3_metra, "zoo", raising=False)
-    assert main(["train"]) == 1
+    assert main(["train"]) == 2
     error = capsys.readouterr().err
     assert 'pip install "sb3-metra[zoo]"' in error
     assert error.count("\n") == 1
@@ -301,7 +301,7 @@ def test_demo_runs_both_ways(tmp_path: Path) -> None:
 
 def test_demo_describes_displacements() -> None:
     line = np.array([[-12.34], [30.06]])
-    result = demo.DemoResult("sb3_metra/HalfCheetah-v0", 0, 1000, 61.6, 43, line)
+    result = demo.DemoResult("sb3_metra/HalfCheetah-v0", 0, 1000, 61.6, 43, line, "m")
     assert result.describe() == (
         "Within one episode the skills end between -12.3 and +30.1 m from where they start.\n"
         "2 skills visit 43 cells of side 1: their policy state coverage.\n"
@@ -325,8 +325,8 @@ def test_demo_films_the_skills_that_get_farthest() -> None:
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
 def test_demo_refuses_no_time(minutes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", f"--minutes={minutes}", "--out", str(tmp_path)]) == 1
-    assert "minutes must be a finite number above 0" in capsys.readouterr().err
+    assert main(["demo", f"--minutes={minutes}", "--out", str(tmp_path)]) == 2
+    assert "minutes must be a finite number greater than 0" in capsys.readouterr().err
 
 
 def test_demo_says_in_a_sentence_why_there_is_no_video(

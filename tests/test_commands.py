@@ -14,6 +14,7 @@ import pytest
 
 import sb3_metra
 from sb3_metra import METRA
+from sb3_metra.algorithms import ALGORITHMS
 from sb3_metra.cli import main
 from sb3_metra.commands import evaluate as evaluate_command
 from sb3_metra.commands.compare import group_runs, summarize
@@ -84,20 +85,26 @@ def read(capsys: pytest.CaptureFixture[str]) -> dict:
 # Which model a folder stands for
 
 
-def test_a_folder_stands_for_its_best_or_newest_model(tmp_path: Path) -> None:
-    for age, name in enumerate(("new.zip", "old.zip")):
-        (tmp_path / name).touch()
+def test_a_folder_stands_for_its_best_or_newest_whole_model(tmp_path: Path) -> None:
+    whole = METRA("MlpPolicy", POINT, **TINY)
+    for age, name in enumerate(("new.zip", "old.zip", ".old.0a1b.tmp.zip")):  # the last is what a kill leaves behind
+        whole.save(tmp_path / name)
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     assert find_model(tmp_path).name == "new.zip"
-    (tmp_path / "best_model.zip").touch()
+    content = (tmp_path / "old.zip").read_bytes()
+    (tmp_path / "best_model.zip").write_bytes(content)
     os.utime(tmp_path / "best_model.zip", (1, 1))
     assert find_model(tmp_path).name == "best_model.zip"
     assert find_model(tmp_path / "old.zip").name == "old.zip"
+    for torn in ("best_model.zip", "new.zip"):
+        (tmp_path / torn).write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"best_model.zip .*old.zip is taken instead"):
+        assert find_model(tmp_path).name == "old.zip"
 
 
 def test_a_folder_without_a_model_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path, message in ((tmp_path, "which holds no .zip file"), (tmp_path / "x", "which does not exist")):
-        assert main(["evaluate", str(path), "--env", POINT]) == 1
+        assert main(["evaluate", str(path), "--env", POINT]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
@@ -165,9 +172,9 @@ def test_evaluate_says_what_an_environment_lacks(tmp_path: Path, capsys: pytest.
     assert result["episode_return"] == 4.0
     assert 'No coverage: Bare-v0 reports neither info["coordinates"] nor info["tasks"]' in streams.err
     out = ["--out", str(tmp_path / "out"), "--video", "1"]
-    assert main(["evaluate", str(tmp_path), "--env", "Bare-v0", *out]) == 1
+    assert main(["evaluate", str(tmp_path), "--env", "Bare-v0", *out]) == 2
     assert '--video needs an environment with the render mode "rgb_array", got Bare-v0' in capsys.readouterr().err
-    assert main(["evaluate", str(tmp_path), "--env", "Bare-v0", "--video", "1"]) == 1
+    assert main(["evaluate", str(tmp_path), "--env", "Bare-v0", "--video", "1"]) == 2
     assert "--video needs a folder to write to: add --out DIR" in capsys.readouterr().err
 
 
@@ -189,7 +196,7 @@ def test_evaluate_names_the_missing_library_first(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(sb3_metra.evaluation, "plotting", raising=False)
     monkeypatch.setattr(evaluate_command, "evaluate", lambda *args, **kwargs: pytest.fail("measured before"))
-    assert main(["evaluate", str(model), "--env", POINT, "--out", str(tmp_path)]) == 1
+    assert main(["evaluate", str(model), "--env", POINT, "--out", str(tmp_path)]) == 2
     assert 'pip install "sb3-metra[plot]"' in capsys.readouterr().err
 
 
@@ -243,7 +250,7 @@ def test_compare_takes_other_columns_and_no_intervals(
         "runs": [2.0, 2.0],
         "mean": {"value": 2.0, "low": None, "high": None},
     }
-    assert main(["compare", *runs, *out]) == 1
+    assert main(["compare", *runs, *out]) == 2
     assert 'pip install "sb3-metra[stats]"' in capsys.readouterr().err
 
 
@@ -285,7 +292,7 @@ def test_compare_says_what_is_wrong_with_a_run(
 ) -> None:
     if content is not None:
         (tmp_path / "progress.csv").write_text(content)
-    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     streams = capsys.readouterr()
     assert message in streams.err
     assert str(tmp_path) in streams.err
@@ -297,3 +304,24 @@ def test_summaries_need_no_library_for_single_runs(monkeypatch: pytest.MonkeyPat
     table = summarize({"a": [(np.array([1.0, 3.0]), np.array([4.0, 2.0]))]})
     assert table["a"]["final"]["mean"]["value"] == 2.0
     assert table["a"]["best"]["mean"]["value"] == 4.0
+
+
+# Every method
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_every_method_is_measured_drawn_and_explored(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands ask what a model can do: one without phi has no goals, and a page without it."""
+    has_phi = hasattr(ALGORITHMS[name], "encode")
+    arguments = {key: value for key, value in TINY.items() if has_phi or key != "phi_kwargs"}
+    ALGORITHMS[name]("MlpPolicy", POINT, **arguments).save(tmp_path / "model")
+    common = [str(tmp_path / "model.zip"), "--env", POINT]
+    assert main(["evaluate", *common, "--n-skills", "2", "--out", str(tmp_path / "out")]) == 0
+    result = read(capsys)
+    assert ("phi_violation" in result) == (tmp_path / "out" / "phi.png").is_file() == has_phi
+    assert main(["report", *common, "--n-skills", "2", "--no-video"]) == 0
+    assert ("learns no φ" in capsys.readouterr().err) == (not has_phi)
+    assert main(["goals", *common, "--n-goals", "1", "--n-envs", "1"]) == (0 if has_phi else 2)
+    assert has_phi or f"model must have a method encode for reaching goals, got {name}" in capsys.readouterr().err

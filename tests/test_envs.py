@@ -300,6 +300,25 @@ def test_flipped_ant_terminates_only_where_asked(terminate_on_back: bool) -> Non
     env.close()
 
 
+@pytest.mark.parametrize("terminate_on_back", [False, True])
+@pytest.mark.parametrize(
+    ("degrees", "on_back"), [(0, False), (85, False), (-85, False), (95, True), (-180, True), (360, False), (540, True)]
+)
+def test_half_cheetah_terminates_upside_down_only_where_asked(
+    terminate_on_back: bool, degrees: float, on_back: bool
+) -> None:
+    env = gym.make(CHEETAH, terminate_on_back=terminate_on_back)
+    env.reset(seed=0)
+    body = env.unwrapped
+    body.set_state(body.init_qpos + np.eye(9)[1] + np.radians(degrees) * np.eye(9)[2], body.init_qvel)  # in the air
+    _, _, terminated, truncated, _ = env.step(np.zeros(6, dtype=np.float32))
+    assert body.is_on_back is on_back
+    assert (body.data.body("torso").xmat[8] < 0) is np.bool_(on_back)
+    assert terminated is (terminate_on_back and on_back)
+    assert truncated is False
+    env.close()
+
+
 def test_ant_never_terminates_when_unhealthy() -> None:
     env = gym.make(ANT, terminate_on_back=True)
     env.reset(seed=0)
@@ -310,7 +329,9 @@ def test_ant_never_terminates_when_unhealthy() -> None:
     env.close()
 
 
-@pytest.mark.parametrize(("env_class", "options"), [(AntEnv, {"terminate_on_back": True}), (HalfCheetahEnv, {})])
+@pytest.mark.parametrize(
+    ("env_class", "options"), [(AntEnv, {"terminate_on_back": True}), (HalfCheetahEnv, {"terminate_on_back": True})]
+)
 def test_pickled_body_keeps_its_options(env_class: type[AntEnv | HalfCheetahEnv], options: dict) -> None:
     env = env_class(normalize=False, frame_skip=4, **options)
     twin = pickle.loads(pickle.dumps(env))

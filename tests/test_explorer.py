@@ -14,7 +14,7 @@ import pytest
 
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.evaluation.report import write_report
-from sb3_metra.evaluation.report_page.curves import read_curves
+from sb3_metra.evaluation.runs import read_curves
 from tests.test_report import Follow, point
 
 webdriver = pytest.importorskip("selenium.webdriver", reason='needs selenium: pip install "sb3-metra[tests]"')

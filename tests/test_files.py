@@ -1,5 +1,6 @@
 """Files are whole or as they were before."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ def test_a_file_is_replaced_once_it_is_whole(tmp_path: Path) -> None:
         assert file.read_text() == "old"
     assert file.read_text() == "new"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".a.0123.tmp.zip", ".a.4567.tmp.zip", ".b.0123.tmp.zip"))
+    for leftover in (old, new, other):
+        leftover.write_text("half")
+    for leftover in (old, other):
+        os.utime(leftover, (0, 0))
+    with atomic_path(tmp_path / "a.zip") as aside:
+        aside.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.zip", new, other])
 
 
 def test_json_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:

@@ -153,9 +153,9 @@ def test_the_code_of_the_bottleneck_is_learnt_by_its_own_loss_alone() -> None:
     before = [x.clone() for x in extractor.parameters()]
     batch = model.sample(16)
     failed = th.zeros(())
-    model._step(model.actor.optimizer, model.actor_loss, batch, failed)
+    model._step("actor", model.actor.optimizer, model.actor_loss, batch, failed)
     assert all(th.equal(x, y) for x, y in zip(before, extractor.parameters(), strict=True)) if failed == 0 else False
-    model._step(model.objective_optimizer, model.objective.loss, batch, failed)
+    model._step("objective", model.objective_optimizer, model.objective.loss, batch, failed)
     assert not th.equal(before[0], next(iter(extractor.parameters())))
 
 

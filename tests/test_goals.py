@@ -9,14 +9,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_metra import VISR
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.evaluation import GoalReacher, evaluate_goals, sample_goals
-from sb3_metra.evaluation.goals import GOAL_RANGES, evaluate_task_goals, goal_distance, goal_staying_time, goal_success
-from tests.toys import Chores, Follower, goal_points, scripted_envs, tiny_model
+from sb3_metra.evaluation.goals import evaluate_task_goals, goal_distance, goal_staying_time, goal_success
+from sb3_metra.evaluation.metadata import goal_range_of
+from tests.toys import TINY, Chores, Follower, goal_points, scripted_envs, tiny_model
 
 
 class Obedient(Follower):
@@ -117,8 +120,10 @@ def test_goals_lie_in_their_ranges() -> None:
     assert goals.shape == (400, 2)
     np.testing.assert_allclose(np.abs(goals).max(axis=0), [50, 5], rtol=0.02)
     np.testing.assert_array_equal(sample_goals((50.0, 5.0)), sample_goals((50.0, 5.0)))
-    assert GOAL_RANGES["sb3_metra/Ant-v0"] == (50, 50)
-    assert GOAL_RANGES["sb3_metra/HalfCheetah-v0"] == (100,)
+    for env_id, half_widths in (("sb3_metra/Ant-v0", (50.0, 50.0)), ("sb3_metra/HalfCheetah-v0", (100.0,))):
+        env = make_vec_env(env_id)
+        env.reset()
+        assert goal_range_of(env) == half_widths
 
 
 @pytest.mark.parametrize("discrete", [False, True])
@@ -205,7 +210,7 @@ def test_goals_of_another_shape_are_refused() -> None:
 @pytest.mark.parametrize("goals", [np.zeros(2), np.zeros((0, 2)), np.array([[np.nan, 0.0]])])
 def test_goals_that_are_no_table_of_places_are_refused(goals: np.ndarray) -> None:
     prior = SpherePrior(2)
-    with pytest.raises(ValueError, match=r"goals must be finite places of shape \(n, k\), got an array of shape"):
+    with pytest.raises(ValueError, match=r"goals must be finite places of shape \(n, k\), got"):
         evaluate_goals(Obedient(PointMassEnv(), prior), goal_points(1), goals, where, prior)
 
 
@@ -229,7 +234,7 @@ def test_tasks_that_an_environment_does_not_have_are_refused() -> None:
 
 @pytest.mark.parametrize(("half_widths", "n"), [((), 5), ((0.0,), 5), ((np.inf,), 5), ((1.0,), 0)])
 def test_a_bad_range_of_goals_is_refused(half_widths: tuple[float, ...], n: int) -> None:
-    with pytest.raises(ValueError, match="n must be at least 1 and half_widths finite numbers above 0, got"):
+    with pytest.raises(ValueError, match=r"n must be an integer of at least 1, got 0|half_widths must be finite"):
         sample_goals(half_widths, n)
 
 
@@ -261,3 +266,17 @@ def test_gym_environments_are_taken_as_they_are() -> None:
     env = gym.wrappers.TimeLimit(PointMassEnv(), 5)
     seen = evaluate_goals(Obedient(env, prior), env, np.ones((1, 2)), where, prior)
     assert len(seen.coordinates[0]) == 6
+
+
+def test_a_model_that_knows_the_skill_towards_a_goal_is_asked() -> None:
+    """VISR's skill is phi of the goal, wherever the body is."""
+    model = VISR("MlpPolicy", goal_points(1), **TINY)
+    goal, places = np.array([2.0, 1.0], np.float32), np.tile(np.array([-1.0, 0.5], np.float32), (3, 1))
+    reacher = GoalReacher(model, goals=goal)
+    expected = model.skill_prior.toward(model.encode(goal))
+    np.testing.assert_array_equal(reacher.predict(places, deterministic=True)[1], np.tile(expected, (3, 1)))
+    assert not np.allclose(GoalReacher(model, model.encode, model.skill_prior, goal).skills(places[0]), expected)
+    with pytest.raises(ValueError, match="goals must be one, or one for each of the observations"):
+        GoalReacher(tiny_model(goal_points(1)), goals=np.zeros((3, 2), np.float32)).predict(
+            np.zeros((2, 2), np.float32)
+        )

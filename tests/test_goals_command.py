@@ -57,7 +57,7 @@ def test_goals_may_be_tasks(model: str, capsys: pytest.CaptureFixture[str]) -> N
         assert set(result["goal_success_by_task"]) == {"east", "north"}
         assert result["hold"] is True
         assert 0 <= result["goal_success"] <= 1
-        assert cli.main(["goals", model, "--env", env_id, "--no-hold", "--range", "3"]) == 1
+        assert cli.main(["goals", model, "--env", env_id, "--no-hold", "--range", "3"]) == 2
         assert "--range and --plot are for goals that are places, but those of this" in capsys.readouterr().err
     finally:
         del gym.registry[env_id]
@@ -66,29 +66,30 @@ def test_goals_may_be_tasks(model: str, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--n-goals", "0"], "--n-goals must be at least 1, got 0"),
-        (["--n-envs", "0"], "--n-envs must be at least 1, got 0"),
+        (["--n-goals", "0"], "--n-goals must be an integer of at least 1, got 0"),
+        (["--n-envs", "0"], "--n-envs must be an integer of at least 1, got 0"),
         (["--range", "5"], 'goals must have as many coordinates as info["coordinates"] of env, got 1 and'),
-        (["--range", "-5", "5"], "half_widths finite numbers above 0, got n=50 and half_widths=[-5.0, 5.0]"),
-        (["--env", "Pendulum-v1"], "Observation spaces do not match"),
+        (["--range", "-5", "5"], "--range must be finite numbers greater than 0, got [-5.0, 5.0]"),
+        (["--env", "Pendulum-v1"], "model must act in this environment's action space"),
         (["--env", "Nowhere-v0", "--range", "1"], "--env must be the id of a registered environment, got 'Nowhere-v0'"),
     ],
 )
 def test_it_refuses_bad_arguments(
     model: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["goals", model, "--env", POINT, *arguments]) == 1
+    assert cli.main(["goals", model, "--env", POINT, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
 def test_a_range_is_asked_for_where_there_is_none() -> None:
+    env = make_vec_env("Pendulum-v1")
     with pytest.raises(ValueError, match="--range must be given for an environment that has none of its own, got none"):
-        half_widths_of("Pendulum-v1", None)
-    assert half_widths_of("Pendulum-v1", [3.0]) == [3.0]
+        half_widths_of(env, "Pendulum-v1", None)
+    assert half_widths_of(env, "Pendulum-v1", [3.0]) == [3.0]
 
 
 def test_it_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["goals", str(tmp_path / "none.zip"), "--env", POINT]) == 1
+    assert cli.main(["goals", str(tmp_path / "none.zip"), "--env", POINT]) == 2
     assert "MODEL must be a file or a run's folder, got" in capsys.readouterr().err

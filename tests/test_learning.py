@@ -16,7 +16,7 @@ from sb3_metra.hyperparams import load_settings
 def train(env_id: str, steps: int) -> tuple[METRA, list[SkillTrajectory]]:
     settings = load_settings(env_id)
     settings.pop("n_timesteps")
-    env = make_vec_env(env_id, settings.pop("n_envs"), seed=0)
+    env = make_vec_env(env_id, settings.pop("n_envs"), seed=0, env_kwargs=settings.pop("env_kwargs", None))
     model = METRA(env=env, seed=0, device="cpu", **settings).learn(steps)
     skills = model.skill_prior.evaluation_skills(48, np.random.default_rng(0))
     return model, rollout_skills(model, make_vec_env(env_id, 8), skills, seed=0)
@@ -37,7 +37,7 @@ def test_skills_of_a_point_mass_reach_every_octant_and_phi_is_faithful(env_id: s
 
 @pytest.mark.slow
 def test_skills_of_a_half_cheetah_run_both_ways() -> None:
-    _, trajectories = train("sb3_metra/HalfCheetah-v0", 400_000)  # on some machines 300 000 go 3 m forwards only
+    _, trajectories = train("sb3_metra/HalfCheetah-v0", 200_000)
     ends = np.array([t.coordinates[-1, 0] for t in trajectories])
     assert ends.min() < -5.0
     assert ends.max() > 5.0

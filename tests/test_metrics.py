@@ -93,7 +93,7 @@ def test_cells_have_a_size_for_each_coordinate() -> None:
         ({"cell_size": (1.0, 2.0, 3.0)}, r"cell_size must be one number or 2, one a coordinate, got \(1.0, 2.0, 3.0\)"),
         ({"cell_size": (1.0, -2.0)}, "cell_size must be a finite number greater than 0"),
         ({"columns": [2]}, r"columns must be among 0 to 1, got \[2\]"),
-        ({"columns": []}, r"columns must be among 0 to 1, got \[\]"),
+        ({"columns": []}, r"columns must be the numbers of at least one coordinate, got \[\]"),
     ],
 )
 def test_coverage_refuses_what_does_not_fit(kwargs: dict, message: str) -> None:
@@ -154,7 +154,7 @@ def test_tracker_keeps_each_cell_once() -> None:
         tracker.step([{"coordinates": np.zeros(2)}], [False], [{}])
     counter = tracker._counters["state"]
     assert len(counter._recent) == len(counter._running[0]) == 1
-    with pytest.raises(ValueError, match="queue_episodes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="queue_episodes must be an integer of at least 1, got 0"):
         CoverageTracker(1, queue_episodes=0)
 
 
@@ -319,7 +319,7 @@ def test_skills_to_show() -> None:
     np.testing.assert_array_equal(skills_to_show(SpherePrior(1), 5), [[-1], [1]])
     np.testing.assert_array_equal(skills_to_show(OneHotPrior(3), 5), np.eye(3))
     SpherePrior(4).validate(skills_to_show(SpherePrior(4), 6))
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
         skills_to_show(SpherePrior(2), 0)
 
 
@@ -366,9 +366,9 @@ def test_tasks_are_strata() -> None:
     np.testing.assert_array_equal(value, [1.0, 3.0])
     assert (low[0], high[0]) == (1.0, 1.0)
     assert (low[1], high[1]) == (2.0, 4.0)
-    with pytest.raises(ValueError, match="scores must be finite, one a run"):
+    with pytest.raises(ValueError, match="scores of 'a' must be finite numbers"):
         aggregate.aggregate_runs({"a": [1.0, np.nan]})
-    with pytest.raises(ValueError, match="statistic must be one of"):
+    with pytest.raises(ValueError, match='statistic must be "iqm", "mean" or "median"'):
         aggregate.aggregate_curves(table, "mode")
 
 

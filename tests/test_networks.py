@@ -12,7 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch import nn
 
-from sb3_metra.common.networks import PixelEncoder, Representation, SkillExtractor, check_finite, initialize
+from sb3_metra.common.networks import PixelEncoder, Representation, SkillExtractor, initialize
+from sb3_metra.common.spaces import check_finite
 
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -48,7 +49,7 @@ def test_images_may_be_standardised() -> None:
     plain((images - 0.5) / 0.1).square().sum().backward()
     for ours, expected in zip(standard.parameters(), plain.parameters(), strict=True):
         th.testing.assert_close(ours.grad, expected.grad, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="std must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match="std must be a finite number greater than 0, got 0"):
         PixelEncoder(IMAGE, std=0.0)
 
 
@@ -165,6 +166,28 @@ def test_initial_weights_of_phi() -> None:
         assert 0.98 * bound < layer.weight.abs().max().item() <= bound
         assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3.0), rel=0.1)
         assert layer.bias.abs().max().item() == 0.0
+
+
+def test_steps_are_normalised_to_the_median_component() -> None:
+    phi = Representation(spaces.Box(-1, 1, (4,)), ACTIONS, dim=2, net_arch=[8], normalize_steps=True)
+    states = th.randn(6, 4)
+    before = phi(states)
+    changes = th.tensor([[0.1, 2.0, -4.0, 0.0], [-0.1, 2.0, 4.0, 0.0]]).repeat(3, 1)
+    phi.fit_steps(states - changes, states)
+    scale = th.tensor([20.0, 1.0, 0.5, 1.0])  # median change 2; the last one never changes
+    th.testing.assert_close(phi.step_scale, scale, rtol=1e-4, atol=0.0)
+    th.testing.assert_close(phi(states / scale), before, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_of_images_are_not_normalised() -> None:
+    with pytest.raises(ValueError, match="normalize_steps=True needs vectors as observations, got"):
+        Representation(
+            spaces.Box(0, 255, (3, 46, 46), np.uint8),
+            ACTIONS,
+            dim=2,
+            features_extractor_class=PixelEncoder,
+            normalize_steps=True,
+        )
 
 
 def test_initialize_reaches_every_linear_layer_and_nothing_else() -> None:

@@ -165,7 +165,7 @@ def test_what_cannot_be_normalised_so_is_refused(tmp_path: Path) -> None:
     trained().save(tmp_path / "model")
     with pytest.raises(ValueError, match="norm_obs=True, got False"):
         METRA.load(tmp_path / "model", env=VecNormalize(far(), norm_obs=False), device="cpu")
-    with pytest.raises(ValueError, match=r"observation must have the shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"Observation spaces do not match: .* of shape \(3,\), got Dict"):
         METRA.load(tmp_path / "model", env=DummyVecEnv([Pair]), device="cpu")
 
 

@@ -76,6 +76,7 @@ def test_the_core_needs_what_the_import_needs() -> None:
         "gymnasium",
         "numpy",
         "packaging",
+        "safetensors",
     }
 
 

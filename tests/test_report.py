@@ -20,11 +20,12 @@ from sb3_metra.common.skills import GaussianPrior, OneHotPrior, SkillPrior, Sphe
 from sb3_metra.evaluation import policy_state_coverage
 from sb3_metra.evaluation.report import describe_settings, write_report
 from sb3_metra.evaluation.report_page import render_page, safe_json
-from sb3_metra.evaluation.report_page.curves import STEPS, describe_curves, read_curves
+from sb3_metra.evaluation.report_page.curves import describe_curves
 from sb3_metra.evaluation.report_page.film import FilmMaker, Shutter
 from sb3_metra.evaluation.report_page.gather import PhiPlane, skill_hues
-from sb3_metra.evaluation.report_page.recording import spread_skills
 from sb3_metra.evaluation.rollout import SkillTrajectory
+from sb3_metra.evaluation.runs import STEPS, read_curves
+from sb3_metra.evaluation.skills import skills_to_show
 from tests.toys import TINY, Scripted, tiny_model
 
 POINT = "sb3_metra/PointMass-v0"
@@ -133,11 +134,11 @@ def test_drawing_that_fails_leaves_a_page_without_videos(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_skills": 0}, "n_skills must be at least 1, got 0"),
-        ({"max_megabytes": 0.0}, "max_megabytes must be greater than 0, got 0.0"),
-        ({"max_megabytes": float("nan")}, "max_megabytes must be greater than 0, got nan"),
-        ({"measured": []}, "measured must hold at least one trajectory, got none"),
-        ({"skills": np.ones((2, 3))}, r"skill must have shape \(2,\) or \(n, 2\), got \(2, 3\)"),
+        ({"n_skills": 0}, "n_skills must be an integer of at least 1, got 0"),
+        ({"max_megabytes": 0.0}, "max_megabytes must be a finite number greater than 0, got 0.0"),
+        ({"max_megabytes": float("nan")}, "max_megabytes must be a finite number greater than 0, got nan"),
+        ({"measured": []}, "measured must hold at least one, as rollout_skills returns them"),
+        ({"skills": np.ones((2, 3))}, "skills must have the model.s 2 components, got 3"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -147,16 +148,16 @@ def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], me
 
 
 def test_skills_are_spread_by_their_kind() -> None:
-    assert spread_skills(SpherePrior(1)).tolist() == [[-1.0], [1.0]]
-    assert spread_skills(OneHotPrior(3)).tolist() == np.eye(3).tolist()
-    assert spread_skills(OneHotPrior(16), 5).tolist() == np.eye(16)[:5].tolist()
-    np.testing.assert_allclose(spread_skills(SpherePrior(2), 4), [[1, 0], [0, 1], [-1, 0], [0, -1]], atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(spread_skills(GaussianPrior(2), 5), axis=1), np.sqrt(2), rtol=1e-6)
-    spread = spread_skills(SpherePrior(4), 20, seed=1)
+    assert skills_to_show(SpherePrior(1)).tolist() == [[-1.0], [1.0]]
+    assert skills_to_show(OneHotPrior(3)).tolist() == np.eye(3).tolist()
+    assert skills_to_show(OneHotPrior(16), 5).tolist() == np.eye(16)[:5].tolist()
+    np.testing.assert_allclose(skills_to_show(SpherePrior(2), 4), [[1, 0], [0, 1], [-1, 0], [0, -1]], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(skills_to_show(GaussianPrior(2), 5), axis=1), np.sqrt(2), rtol=1e-6)
+    spread = skills_to_show(SpherePrior(4), 20, seed=1)
     cosines = (spread @ spread.T)[~np.eye(20, dtype=bool)]
     drawn = SpherePrior(4).sample(20, np.random.default_rng(1))
     assert cosines.max() < (drawn @ drawn.T)[~np.eye(20, dtype=bool)].max() - 0.1
-    np.testing.assert_array_equal(spread, spread_skills(SpherePrior(4), 20, seed=1))
+    np.testing.assert_array_equal(spread, skills_to_show(SpherePrior(4), 20, seed=1))
 
 
 def test_hues_tell_skills_apart() -> None:
@@ -384,17 +385,18 @@ def test_command_without_videos(run: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_command_tells_errors_in_a_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.zip").touch()
-    (tmp_path / "b.zip").touch()
     (tmp_path / "empty").mkdir()
     for arguments, message in [
         ([str(tmp_path / "empty"), "--env", POINT], "which holds no .zip file"),
         ([str(tmp_path / "none.zip"), "--env", POINT], "MODEL must be a file"),
         ([str(run), "--env", "sb3_metra/Nowhere-v0"], "--env must be the id of a registered environment"),
-        ([str(run), "--env", POINT, "--n-skills", "0"], "--n-skills must be at least 1, got 0"),
-        ([str(run), "--env", POINT, "--max-megabytes", "-1"], "--max-megabytes must be greater than 0, got -1.0"),
+        ([str(run), "--env", POINT, "--n-skills", "0"], "--n-skills must be an integer of at least 1, got 0"),
+        (
+            [str(run), "--env", POINT, "--max-megabytes", "-1"],
+            "--max-megabytes must be a finite number greater than 0, got -1.0",
+        ),
     ]:
-        assert main(["report", *arguments]) == 1
+        assert main(["report", *arguments]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1

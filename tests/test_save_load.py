@@ -22,7 +22,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_metra
-from sb3_metra import METRA
+from sb3_metra import ALGORITHMS, METRA
+from sb3_metra.common.loading import ATTRIBUTES, argument_names
 from sb3_metra.common.saving import check_whole, find_whole
 from sb3_metra.common.skills import GaussianPrior, OneHotPrior
 from tests.toys import TINY, Scripted, scripted_envs, tiny_model
@@ -279,6 +280,28 @@ def test_arguments_that_the_file_has_are_accepted(tmp_path: Path) -> None:
         assert_same_tensors(loaded.get_parameters(), model.get_parameters())
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values())
+def test_every_method_comes_back_with_arguments_that_change_or_are_refused(algorithm: Any, tmp_path: Path) -> None:
+    names = argument_names(algorithm)
+    arguments = {name: value for name, value in TINY.items() if name in [*names, "device"]}
+    model = algorithm("MlpPolicy", scripted_envs(2), **arguments).learn(48)
+    model.save(tmp_path / "model")
+    own = {ATTRIBUTES.get(name, name): name for name in names}
+    same = {name: getattr(model, attribute) for attribute, name in own.items() if hasattr(model, attribute)}
+    same |= {"policy": "MlpPolicy", "skill_dim": model.skill_prior.dim, "discrete": model.skill_prior.discrete}
+    loaded = sb3_metra.load(tmp_path / "model", env=scripted_envs(2), device="cpu", **same)
+    assert type(loaded) is algorithm
+    assert_same_tensors(loaded.get_parameters(), model.get_parameters())
+    loaded.learn(24)
+    for name in names:
+        if name not in same and name != "unit_skills":  # it left no attribute, so its change would have no effect
+            with pytest.raises(ValueError, match=f"{name} must be False as in .*, got True"):
+                algorithm.load(tmp_path / "model", device="cpu", **{name: True})
+    for name in [name for name in names if name.endswith("_kwargs") and name != "replay_buffer_kwargs"]:
+        with pytest.raises(ValueError, match=f"{name} must be "):
+            algorithm.load(tmp_path / "model", device="cpu", **{name: {"net_arch": [9]}})
+
+
 # Generators
 
 
@@ -427,6 +450,13 @@ def test_noise_of_another_number_of_environments(tmp_path: Path) -> None:
         assert loaded.action_noise.noises[0]._sigma.tolist() == [0.1, 0.1] if n > 1 else True
 
 
+def test_what_the_zoo_gives_for_files_of_older_pythons_is_taken(tmp_path: Path) -> None:
+    trained().save(tmp_path / "model")
+    nothing = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    loaded = METRA.load(tmp_path / "model", device="cpu", custom_objects=nothing)
+    assert loaded.lr_schedule(1.0) == 0.0
+
+
 def test_attributes_can_be_left_out(tmp_path: Path) -> None:
     model = tiny_model(scripted_envs(1), verbose=1)
     model.save(tmp_path / "model")
@@ -462,7 +492,7 @@ def test_models_of_other_algorithms_are_refused(algorithm: Any, tmp_path: Path) 
     algorithm("MlpPolicy", DummyVecEnv([Scripted]), device="cpu").save(tmp_path / "other")
     with pytest.raises(ValueError, match=r"other.zip is not a saved model of METRA"):
         METRA.load(tmp_path / "other", device="cpu")
-    with pytest.raises(ValueError, match=r"must hold a model of one of \['CIC'.*, got one of another package"):
+    with pytest.raises(ValueError, match=r"must hold a model of one of .*'METRA'.*, got one of another package"):
         sb3_metra.load(tmp_path / "other", device="cpu")
     with pytest.raises(ValueError, match="must be a SkillPolicy"):
         METRA(algorithm("MlpPolicy", DummyVecEnv([Scripted])).policy_class, scripted_envs(1))

@@ -30,7 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sb3_metra import METRA
 from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
-from tests.toys import Scripted, same, scripted_envs, state_of, tiny_model
+from sb3_metra.envs.point import PointMassEnv
+from tests.toys import TINY, Scripted, same, scripted_envs, state_of, tiny_model
 
 LENGTHS = (3, 5, 1, 4)
 
@@ -516,7 +517,7 @@ def test_the_actors_step_leaves_no_gradient_in_the_critics() -> None:
     model.gradient_step(batch_of(model))
     for parameter in model.critic.parameters():
         parameter.grad = None
-    model._step(model.actor.optimizer, model.actor_loss, batch_of(model), th.zeros(()))
+    model._step("actor", model.actor.optimizer, model.actor_loss, batch_of(model), th.zeros(()))
     assert all(parameter.grad is None for parameter in model.critic.parameters())
 
 
@@ -739,3 +740,18 @@ def test_environments_by_instance_and_as_vectors() -> None:
         model.learn(24)
         assert isinstance(model.get_env(), VecEnv)
         assert isinstance(model.action_space, spaces.Box)
+
+
+def test_steps_are_measured_once_before_the_first_gradient_step(tmp_path: Path) -> None:
+    env = DummyVecEnv([PointMassEnv] * 2)
+    model = METRA("MlpPolicy", env, **TINY | {"phi_kwargs": {"net_arch": [8], "normalize_steps": True}})
+    assert model.objective.phi.step_scale.tolist() == [1.0, 1.0]
+    model.learn(16)
+    assert model.objective.phi.step_scale.tolist() == [1.0, 1.0]  # nothing has been learnt yet
+    model.learn(16, reset_num_timesteps=False)
+    scale = model.objective.phi.step_scale.clone()
+    assert scale.min().item() < scale.max().item() == 1.0  # the median of two is the lower one
+    model.learn(32, reset_num_timesteps=False)
+    assert th.equal(model.objective.phi.step_scale, scale)
+    model.save(tmp_path / "model")
+    assert th.equal(METRA.load(tmp_path / "model").objective.phi.step_scale, scale)

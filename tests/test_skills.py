@@ -145,7 +145,7 @@ def test_valid_skills_become_single_precision() -> None:
     assert SpherePrior(2).validate(np.zeros((0, 2))).shape == (0, 2)
 
 
-@pytest.mark.parametrize("dim", [0, -1, 2.0, "2", None, True])
+@pytest.mark.parametrize("dim", [0, -1, 2.5, "2", None, True])
 @pytest.mark.parametrize("discrete", [False, True])
 def test_invalid_dimensions_are_refused(dim: Any, discrete: bool) -> None:
     with pytest.raises(ValueError, match="skill_dim must be an integer of at least 1, got "):
@@ -163,3 +163,9 @@ def test_make_prior() -> None:
     assert isinstance(make_prior(np.int64(2), discrete=True), OneHotPrior)
     assert repr(make_prior(4)) == "SpherePrior(dim=4)"
     assert (OneHotPrior.discrete, SpherePrior.discrete, GaussianPrior.discrete) == (True, False, False)
+
+
+@pytest.mark.parametrize("action", [-1, 3, 0.7, math.nan])
+def test_numbers_of_no_skill(action: float) -> None:
+    with pytest.raises(ValueError, match="actions must be numbers of skills, 0 to 2, got"):
+        OneHotPrior(3).from_action(np.array([0, action]))

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
@@ -245,6 +246,30 @@ def test_replay_of_strangers_does_not_run(mark: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"replay.pkl is not whole: skills.npy inside it, Object arrays cannot"):
         model.load_replay_buffer(path, trusted=True)
     assert not mark.exists()
+
+
+def test_policies_of_strangers_do_not_run(mark: Path, tmp_path: Path) -> None:
+    model, path = trained(), tmp_path / "policy.pth"
+    th.save({"state_dict": {}, "data": Payload(mark)}, path)
+    with pytest.raises(ValueError, match=r"policy.pth must be trusted"):
+        SkillPolicy.load(path)
+    assert not mark.exists()
+    BaseModel.save(model.policy, str(path))
+    loaded = SkillPolicy.load(path, trusted=True)
+    assert same(dict(loaded.state_dict()), dict(model.policy.state_dict()))
+    model.policy.save(path)
+    assert same(dict(SkillPolicy.load(path).state_dict()), dict(model.policy.state_dict()))
+
+
+def test_a_policy_with_an_extractor_of_ones_own(tmp_path: Path) -> None:
+    policy = trained(policy_kwargs={"net_arch": [8], "features_extractor_class": OwnExtractor}).policy
+    policy.save(tmp_path / "policy.pth")
+    with pytest.raises(ValueError, match=r"features_extractor_class \(names tests.test_strangers_files.OwnExtractor\)"):
+        SkillPolicy.load(tmp_path / "policy.pth")
+    loaded = SkillPolicy.load(tmp_path / "policy.pth", custom_objects={"OwnExtractor": OwnExtractor})
+    assert type(loaded.actor.features_extractor.extractor) is OwnExtractor
+    with pytest.raises(NotPlain, match="policy cannot be saved without pickle"):
+        trained(policy_kwargs={"net_arch": [8], "activation_fn": lambda: nn.ReLU()}).policy.save(tmp_path / "other")
 
 
 # Classes and functions of one's own

@@ -168,10 +168,10 @@ def test_the_body_s_reward_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"goal_range": 0.0}, "goal_range must be a finite number above 0, got 0.0"),
-        ({"radius": -1.0}, "radius must be a finite number above 0, got -1.0"),
-        ({"radius": np.nan}, "radius must be a finite number above 0, got nan"),
-        ({"new_goal_every": -5}, "new_goal_every must be a finite number above 0, got -5"),
+        ({"goal_range": 0.0}, "goal_range must be a finite number greater than 0, got 0.0"),
+        ({"radius": -1.0}, "radius must be a finite number greater than 0, got -1.0"),
+        ({"radius": np.nan}, "radius must be a finite number greater than 0, got nan"),
+        ({"new_goal_every": -5}, "new_goal_every must be an integer of at least 1, got -5"),
         ({"reward": "dense"}, 'reward must be "stay" or "reach", got \'dense\''),
     ],
 )

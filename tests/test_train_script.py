@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sb3_metra import METRA
+from sb3_metra import DIAYN, METRA
+from sb3_metra.common.checkpoint import find_checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "train.py"
 TINY = {"n_envs": 2, "train_freq": 100, "gradient_steps": 2, "learning_starts": 200, "batch_size": 32}
@@ -29,21 +30,29 @@ def train(monkeypatch: pytest.MonkeyPatch, out: Path, env_id: str, change: dict,
 def test_a_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     point, change = "sb3_metra/PointMass-v0", TINY | NETWORKS
     train(monkeypatch, tmp_path, point, change, "--steps", "400", "--eval-freq", "200", "--checkpoint-minutes", "60")
-    first = METRA.load(tmp_path / "checkpoint")
+    first = METRA.load(find_checkpoint(tmp_path) / "model")
     assert (first.num_timesteps, first._n_updates) == (400, 2)
     rows = train(
         monkeypatch, tmp_path, point, change, "--steps", "800", "--eval-freq", "200", "--checkpoint-minutes", "60"
     )
-    second = METRA.load(tmp_path / "checkpoint")
+    second = METRA.load(find_checkpoint(tmp_path) / "model")
     assert (second.num_timesteps, second._n_updates) == (800, 6)
     assert [int(float(row["time/total_timesteps"])) for row in rows] == [200, 400, 600, 800]
     seconds = [float(row["time/cpu_seconds"]) for row in rows]
     assert seconds == sorted(seconds)
-    second.load_replay_buffer(tmp_path / "checkpoint_replay.pkl")
+    second.load_replay_buffer(find_checkpoint(tmp_path) / "replay.zip")
     assert second.replay_buffer is not None
     assert second.replay_buffer.size() == 400  # of each of two environments
     names = {path.name for path in tmp_path.iterdir()}
     assert {"session_000.csv", "session_001.csv", "settings.json", "model.zip", "skills.png"} <= names
+
+
+def test_another_method_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    change = TINY | {name: value for name, value in NETWORKS.items() if name != "phi_kwargs"} | {"skill_dim": 3}
+    arguments = ["--algo", "diayn", "--steps", "400", "--eval-freq", "400"]
+    train(monkeypatch, tmp_path, "sb3_metra/PointMass-v0", change, *arguments)
+    assert DIAYN.load(tmp_path / "model").skill_prior.discrete
+    assert json.loads((tmp_path / "settings.json").read_text())["algorithm"] == "diayn"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="EGL and OSMesa draw on Linux")

@@ -20,6 +20,7 @@ import rl_zoo3.hyperparams_opt
 
 from sb3_metra import zoo
 from sb3_metra.evaluation.coverage import policy_state_coverage
+from tests.toys import same, state_of
 
 POINT = "sb3_metra/PointMass-v0"
 FILES = ("metra", "metra_paper")
@@ -129,7 +130,7 @@ def test_settings_fall_back_to_the_default_entry() -> None:
 
 
 def test_settings_of_an_unknown_algorithm_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"algo must name shipped settings, one of .*'metra'.*, got 'dqn'"):
+    with pytest.raises(ValueError, match=r"algorithm must name shipped settings, one of .*'metra'.*, got 'dqn'"):
         settings_path("dqn")
 
 
@@ -215,7 +216,8 @@ def test_callback_reports_the_coverage_of_its_skills(tmp_path: Path) -> None:
 
 def test_best_model_is_the_one_that_covers_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coverages = iter([5, 9, 7])
-    monkeypatch.setattr(zoo, "evaluate_skills", lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
+    measured = "sb3_metra.evaluation.callbacks.skill_metrics"
+    monkeypatch.setattr(measured, lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
     callback = zoo.CoverageEvalCallback(
         make_vec_env(POINT, n_envs=1), eval_freq=20, best_model_save_path=str(tmp_path), verbose=0
     )
@@ -226,7 +228,8 @@ def test_best_model_is_the_one_that_covers_most(tmp_path: Path, monkeypatch: pyt
 
 def test_trials_are_told_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     coverages = iter([5, 9, 7])
-    monkeypatch.setattr(zoo, "evaluate_skills", lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
+    measured = "sb3_metra.evaluation.callbacks.skill_metrics"
+    monkeypatch.setattr(measured, lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
     callback = zoo.TrialCoverageEvalCallback(make_vec_env(POINT, n_envs=1), trial, eval_freq=20)
@@ -291,3 +294,39 @@ def test_algorithms_of_rl_zoo3_run_as_they_do_there(tmp_path: Path, monkeypatch:
     zoo.train(["--algo", "sac", "--env", "Pendulum-v1"])
     assert commands == [["sb3-metra train", "--algo", "sac", "--env", "Pendulum-v1"]]
     assert zoo.sys.argv != commands[0]
+
+
+def test_a_run_goes_on(tmp_path: Path) -> None:
+    """By the words that it was begun with, from its newest checkpoint, to the bit."""
+    settings = [
+        "learning_starts:40",
+        "train_freq:20",
+        "gradient_steps:2",
+        "batch_size:8",
+        "n_envs:2",
+        "objective_batch_size:8",
+    ]
+    settings += [f"{name}_kwargs:dict(net_arch=[8])" for name in ("policy", "phi")]
+    words = ["--env", POINT, "--seed", "3", "--eval-freq", "200", "--eval-episodes", "2", "--save-freq", "120"]
+
+    def train(folder: str, *further: str) -> METRA:
+        zoo.train([*words, "-f", str(tmp_path / folder), *further, "-params", *settings])
+        return METRA.load(run(folder) / f"{POINT.replace('/', '-')}.zip", device="cpu")
+
+    def run(folder: str) -> Path:
+        return tmp_path / folder / "metra" / f"{POINT.replace('/', '-')}_1"
+
+    whole = train("whole", "-n", "800")
+    train("stopped", "-n", "400")
+    np.random.seed(5)
+    zoo.train(["--resume", str(run("stopped")), "-n", "800"])
+    assert not (run("stopped").parent / f"{run('stopped').name[:-1]}2").exists()
+    again = METRA.load(run("stopped") / f"{POINT.replace('/', '-')}.zip", device="cpu")
+    assert (again.num_timesteps, again._n_updates) == (whole.num_timesteps, whole._n_updates)
+    assert same(state_of(again), state_of(whole))
+    evaluations = [dict(np.load(run(folder) / "evaluations.npz")) for folder in ("whole", "stopped")]
+    assert np.array_equal(evaluations[0]["timesteps"], evaluations[1]["timesteps"])
+    with pytest.raises(ValueError, match="-n must be more than the 800 steps"):
+        zoo.train(["--resume", str(run("stopped")), "-n", "800"])
+    with pytest.raises(ValueError, match="--resume must be the folder of a run"):
+        zoo.train(["--resume", str(tmp_path)])

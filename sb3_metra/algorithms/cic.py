@@ -9,7 +9,7 @@ import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_metra.common.arguments import check_count
+from sb3_metra.common.arguments import FLAG, integer
 from sb3_metra.common.networks import Representation, make_mlp
 from sb3_metra.common.particle_entropy import ParticleEntropy
 from sb3_metra.common.policies import SkillPolicy
@@ -106,12 +106,12 @@ class CIC(RepresentationDiscovery):
         divide_by_variance: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.n_neighbors, self.divide_by_variance = n_neighbors, divide_by_variance
+        self.n_neighbors, self.divide_by_variance = n_neighbors, FLAG("divide_by_variance", divide_by_variance)
         super().__init__(policy, env, skill_dim, discrete, unit_skills=unit_skills, **kwargs)
 
     def make_objective(self) -> CICObjective:
         """A new phi and what learns with it."""
-        check_count("n_neighbors", self.n_neighbors)
+        self.n_neighbors = integer(1)("n_neighbors", self.n_neighbors)
         if self.n_neighbors > self.batch_size:
             raise ValueError(f"n_neighbors must be at most batch_size={self.batch_size}, got {self.n_neighbors}")
         entropy = ParticleEntropy(self.n_neighbors, self.divide_by_variance)

@@ -23,7 +23,7 @@ _LOG_STD = math.log(1e6)  # the deviation lies between 1e-6 and 1e6
 class CSDObjective(RepresentationObjective):
     """
     Maximise E[(phi(s') - phi(s)) . z] subject to ||phi(s') - phi(s)||^2 <= c(s, s'), where c is
-    large if a density model q(s'|s) of all transitions is surprised by s'.
+    large if a density model q(s' | s) of all transitions is surprised by s'.
 
     :param prior: the prior p(z)
     :param phi: the map phi: S -> R^dim
@@ -53,7 +53,7 @@ class CSDObjective(RepresentationObjective):
         c(s, s') = mean_j w_j (s' - s - mean(s))_j^2, where w_j = (g / std_j)^2 and g is the geometric mean of the stds.
 
         :param batch: transitions
-        :return: c, (batch,), without gradient; and the loss of q, the mean of -log q(s'|s)
+        :return: c, (batch,), without gradient; and the loss of q, the mean of -log q(s' | s)
         """
         mean = self.mean(batch.observations)
         log_std = self.log_std(batch.observations).clamp(-_LOG_STD, _LOG_STD)
@@ -65,7 +65,7 @@ class CSDObjective(RepresentationObjective):
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """
         phi maximises dphi . z + lambda min(epsilon, c - ||dphi||^2), lambda minimises lambda min(epsilon, ...), and q
-        the mean of -log q(s'|s).
+        the mean of -log q(s' | s).
 
         :param batch: transitions
         :return: the sum of the losses, whose gradients do not mix, and what to log

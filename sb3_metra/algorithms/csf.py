@@ -7,7 +7,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_metra.common.arguments import check_count
+from sb3_metra.common.arguments import integer, number
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
 from sb3_metra.common.representation import RepresentationObjective
@@ -31,8 +31,8 @@ class CSFObjective(RepresentationObjective):
         self, prior: SkillPrior, phi: Representation, contrast_coef: float = 5.0, n_negatives: int = 256
     ) -> None:
         super().__init__(prior, phi)
-        check_count("n_negatives", n_negatives)
-        self.contrast_coef, self.n_negatives = contrast_coef, n_negatives
+        self.contrast_coef = number(0)("contrast_coef", contrast_coef)
+        self.n_negatives = integer(1)("n_negatives", n_negatives)
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """

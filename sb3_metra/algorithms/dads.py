@@ -9,7 +9,8 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import nn
 
-from sb3_metra.common.arguments import check_count
+from sb3_metra.common.arguments import FLAG, integer
+from sb3_metra.common.constructor import check_network_kwargs
 from sb3_metra.common.networks import flatten_state, make_mlp, state_dim
 from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.policies import SkillPolicy
@@ -17,14 +18,13 @@ from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.skills import GaussianPrior, OneHotPrior, SkillPrior, UniformPrior
 from sb3_metra.common.type_aliases import Info, SkillReplayBufferSamples
 
-_MAX_LOG_RATIO = 50.0  # of an alternative skill's likelihood and the own one's
-_MOMENTUM = 0.01  # of the running statistics
+_MAX_LOG_RATIO, _MOMENTUM = 50.0, 0.01  # of likelihoods under two skills; of the running statistics
 
 
 class DADSObjective(SkillObjective):
     """
-    Predict what a skill does: q(s' - s|s, z) learns transitions, and those are rewarded that are likely under their own
-    skill alone. States and differences are normalised by the batch in the loss, by running statistics in the reward.
+    Predict what a skill does: q(s' - s | s, z) learns transitions, and those likely under their own skill alone are
+    rewarded. States and differences are normalised by the batch in the loss, by running statistics in the reward.
 
     :param prior: the prior p(z)
     :param dim: components of a state
@@ -37,14 +37,15 @@ class DADSObjective(SkillObjective):
         self, prior: SkillPrior, dim: int, n_alternatives: int = 100, skip_last_steps: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(prior)
-        check_count("n_alternatives", n_alternatives)
-        self.n_alternatives, self.skip_last_steps = n_alternatives, skip_last_steps
-        self.state_norm, self.difference_norm = (nn.BatchNorm1d(dim, momentum=_MOMENTUM, affine=False) for _ in "12")
+        self.n_alternatives, self.skip_last_steps = integer(1)("n_alternatives", n_alternatives), skip_last_steps
+        self.state_norm, self.difference_norm = (
+            nn.BatchNorm1d(dim, momentum=_MOMENTUM, affine=False) for _ in range(2)
+        )
         self.dynamics = make_mlp(dim + prior.dim, dim, **kwargs)
 
     def log_q(self, batch: SkillReplayBufferSamples, skills: th.Tensor) -> th.Tensor:
         """
-        log q(s' - s|s, z), a Gaussian of deviation 1 in normalised units.
+        log q(s' - s | s, z), a Gaussian of deviation 1 in normalised units.
 
         :param batch: transitions
         :param skills: z, (..., batch, skill_dim)
@@ -58,7 +59,7 @@ class DADSObjective(SkillObjective):
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """
-        q maximises log q(s' - s|s, z).
+        q maximises log q(s' - s | s, z).
 
         :param batch: transitions
         :return: the loss, and what to log
@@ -71,7 +72,7 @@ class DADSObjective(SkillObjective):
     @th.no_grad()
     def reward(self, batch: SkillReplayBufferSamples) -> th.Tensor:
         """
-        r(s, z, s') = log(L + 1) - log(1 + sum_l q(s'|s, z_l) / q(s'|s, z)) with fresh skills z_l for each transition.
+        r(s, z, s') = log(L + 1) - log(1 + sum_l q(s' | s, z_l) / q(s' | s, z)), z_l fresh for each transition.
 
         :param batch: transitions
         :return: (batch, 1), without gradient
@@ -85,9 +86,7 @@ class DADSObjective(SkillObjective):
 
 class DADS(SkillDiscovery):
     """
-    Discover skills whose effects can be predicted. States only.
-
-    Paper: https://arxiv.org/abs/1907.01657
+    Discover skills whose effects can be predicted (paper: https://arxiv.org/abs/1907.01657). States only.
 
     Different from the METRA authors' DADS unless asked for: ``skip_last_steps``, which are stored as terminal there.
 
@@ -118,8 +117,8 @@ class DADS(SkillDiscovery):
         dynamics_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.n_alternatives, self.skip_last_steps = n_alternatives, skip_last_steps
-        self.dynamics_kwargs = {} if dynamics_kwargs is None else dynamics_kwargs
+        self.n_alternatives, self.skip_last_steps = n_alternatives, FLAG("skip_last_steps", skip_last_steps)
+        self.dynamics_kwargs = check_network_kwargs("dynamics_kwargs", make_mlp, dynamics_kwargs)
         kind = OneHotPrior if discrete else GaussianPrior if gaussian_skills else UniformPrior
         super().__init__(policy, env, kind(skill_dim), **kwargs)
 

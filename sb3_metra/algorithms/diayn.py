@@ -9,6 +9,8 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 from torch.distributions import Normal
 
+from sb3_metra.common.arguments import FLAG
+from sb3_metra.common.constructor import check_phi_kwargs
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.policies import SkillPolicy
@@ -113,12 +115,14 @@ class DIAYN(SkillDiscovery):
         discriminator_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.subtract_log_prior = subtract_log_prior
+        self.subtract_log_prior = FLAG("subtract_log_prior", subtract_log_prior)
         self.discriminator_kwargs = {} if discriminator_kwargs is None else discriminator_kwargs
         super().__init__(policy, env, make_prior(skill_dim, discrete, unit_skills=False), **kwargs)
 
     def make_objective(self) -> DIAYNObjective:
         """A new discriminator."""
-        discriminator = self.make_representation(**self.discriminator_kwargs)
-        log_std = None if self.skill_prior.discrete else self.make_representation(**self.discriminator_kwargs)
+        extractor_class = self.policy.features_extractor_class
+        kwargs = check_phi_kwargs(Representation, self.discriminator_kwargs, extractor_class, "discriminator_kwargs")
+        discriminator = self.make_representation(**kwargs)
+        log_std = None if self.skill_prior.discrete else self.make_representation(**kwargs)
         return DIAYNObjective(self.skill_prior, discriminator, log_std, self.subtract_log_prior)

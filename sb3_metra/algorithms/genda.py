@@ -20,11 +20,7 @@ from sb3_metra.common.type_aliases import Info, Observations, SkillReplayBufferS
 
 
 class GenDaObjective(METRAObjective):
-    """
-    METRA's objective on skills that say where an episode went, not where it was sent (arXiv 2607.00392, section 4).
-
-    Parameters: see :class:`GenDa` and :class:`~sb3_metra.algorithms.metra.METRAObjective`.
-    """
+    """METRA's objective on skills that say where an episode went, not where it was sent; parameters as GenDa's."""
 
     def __init__(
         self,
@@ -41,15 +37,15 @@ class GenDaObjective(METRAObjective):
         if not isinstance(prior, (SpherePrior, OneHotPrior)):
             raise ValueError(f"skills must be of norm 1 or discrete for GenDa, which relabels them, got {prior}")
         self.phi_average = copy.deepcopy(phi).requires_grad_(False)
-        self.bottleneck = bottleneck
         self.uniformity_coef, self.phi_tau, self.keep_threshold = uniformity_coef, phi_tau, keep_threshold
-        self.counts = SkillCounts(prior.dim)
+        self.bottleneck, self.counts = bottleneck, SkillCounts(prior.dim)
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """METRA's loss with each episode's own direction as its skill, plus how alike those directions are."""
         assert batch.episode is not None, "transitions must come with their episodes"
         first, last = batch.episode.first, batch.episode.last
-        move_average(self.phi_average.parameters(), self.phi.parameters(), th.as_tensor(self.phi_tau))
+        tau = th.full((), self.phi_tau, device=batch.skills.device)
+        move_average(self.phi_average.parameters(), self.phi.parameters(), tau)
         skills = self.skill_of(first, last)
         loss, info = super().loss(batch._replace(skills=skills))
         self.counts.update(skills, self.prior.draw(len(skills), skills.device))
@@ -78,7 +74,7 @@ class GenDaObjective(METRAObjective):
         """The skill that leads from one observation to another by the moving average of phi, (batch, dim)."""
         direction = self.phi_average.displacement(start, end)
         if self.prior.discrete:
-            return F.one_hot(direction.argmax(dim=1), self.prior.dim).float()
+            return th.eye(self.prior.dim, device=direction.device)[direction.argmax(dim=1)]
         return F.normalize(direction, dim=1)
 
 
@@ -122,8 +118,7 @@ class GenDa(METRA):
 
     def make_objective(self) -> GenDaObjective:
         """A new phi with its moving average, its multiplier and the actor's bottleneck."""
-        extractor = self.actor.features_extractor.extractor
-        bottleneck = extractor if isinstance(extractor, Bottleneck) else None
+        bottleneck = next((module for module in self.actor.modules() if isinstance(module, Bottleneck)), None)
         names = ("uniformity_coef", "phi_tau", "keep_threshold", "dual_lambda", "dual_slack", "constraint_norm")
         kwargs = {name: getattr(self, name) for name in names}
         return GenDaObjective(self.skill_prior, self.make_representation(), bottleneck, **kwargs)

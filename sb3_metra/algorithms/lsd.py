@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 from torch.nn.utils import parametrize
 
+from sb3_metra.common.arguments import FLAG
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
 from sb3_metra.common.representation import RepresentationObjective
@@ -100,7 +101,7 @@ class LSD(RepresentationDiscovery):
         iterate_each_pass: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.iterate_each_pass = iterate_each_pass
+        self.iterate_each_pass = FLAG("iterate_each_pass", iterate_each_pass)
         super().__init__(policy, env, skill_dim, discrete, **kwargs)
 
     def make_objective(self) -> LSDObjective:

@@ -9,6 +9,7 @@ import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_metra.common.arguments import FLAG
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
 from sb3_metra.common.representation import RepresentationObjective
@@ -94,7 +95,7 @@ class VISR(SuccessorFeatures):
         for name, value, expected in (("discrete", discrete, False), ("unit_skills", unit_skills, True)):
             if value is not expected:
                 raise ValueError(f"{name} must be {expected} for VISR, whose skills have norm 1, got {value!r}")
-        self.normalize_features = normalize_features
+        self.normalize_features = FLAG("normalize_features", normalize_features)
         super().__init__(policy, env, skill_dim, **kwargs)
 
     def make_objective(self) -> VISRObjective:

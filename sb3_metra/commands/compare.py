@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_metra.common.inputs import check_folder
 from sb3_metra.evaluation.runs import curve, find_log, read_log
 
 Curves = dict[str, list[tuple[np.ndarray, np.ndarray]]]
@@ -39,8 +40,8 @@ def run(arguments: list[str]) -> None:
     from sb3_metra.evaluation.plotting import plot_curves
 
     curves = read_runs(group_runs(options.runs), options.metric, options.x)
+    check_folder("--out", options.out)
     table = {"metric": options.metric, "x": options.x, "methods": summarize(curves, not options.no_intervals)}
-    options.out.mkdir(parents=True, exist_ok=True)
     written = [options.out / "comparison.json"]
     written[0].write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     if any(len(x) > 1 for runs in curves.values() for x, _ in runs):
@@ -90,7 +91,7 @@ def read_runs(runs: Mapping[str, Sequence[Path]], metric: str, x: str) -> Curves
             try:
                 curves[label].append(curve(read_log(path), metric, x))
             except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
+                raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     return curves
 
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sb3_metra.commands.loading import registered
 from sb3_metra.demo import run_demo
 
 
@@ -22,4 +23,5 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--minutes", type=float, default=3.0, help="wall time at most (default: %(default)s)")
     options = parser.parse_args(arguments)
 
+    registered(options.env)
     run_demo(options.env, seed=options.seed, out=options.out, minutes=options.minutes)

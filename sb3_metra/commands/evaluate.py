@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.algorithms.metra import METRA
-from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments, registered
+from sb3_metra.commands.loading import find_model, load_model, make_env, parse_keyword_arguments
+from sb3_metra.common.inputs import check_count, check_folder, check_seed
+from sb3_metra.common.skill_model import SkillModel, encoder_of, require_prior
 from sb3_metra.envs.rendering import choose_gl
-from sb3_metra.evaluation.coverage import achieved_tasks
-from sb3_metra.evaluation.metrics import has_coordinates, headline, skill_metrics, skill_table
+from sb3_metra.evaluation.coverage import achieved_tasks, cells, check_grid, draw_skills
+from sb3_metra.evaluation.metadata import frames_per_second_of
+from sb3_metra.evaluation.metrics import constraint_norm_of, headline, skill_metrics, skill_table
 from sb3_metra.evaluation.report_page.recording import RENDERING_HELP
-from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills, skills_to_show
+from sb3_metra.evaluation.rollout import SkillTrajectory, has_coordinates, rollout_skills
+from sb3_metra.evaluation.skills import skills_to_show
 from sb3_metra.headless import drawing_kwargs, follow_body, leave_out_shadows
 
 
@@ -38,17 +40,19 @@ class Evaluation:
     result: dict[str, Any]
     table: list[dict[str, Any]]
     trajectories: list[SkillTrajectory] = field(repr=False)
-    model: METRA = field(repr=False)
+    model: SkillModel = field(repr=False)
 
 
 def run(arguments: list[str]) -> None:
     """Run the command on the words after its name; nothing but JSON goes to the standard output."""
     options = _parser().parse_args(arguments)
     env_kwargs = parse_keyword_arguments(options.env_kwargs)
+    check_count("--video", options.video, low=0)
     if options.out is None and options.video:
         raise ValueError("--video needs a folder to write to: add --out DIR.")
     with redirect_stdout(sys.stderr):
         if options.out is not None:
+            check_folder("--out", options.out)
             import sb3_metra.evaluation.plotting  # noqa: F401  a missing library is told before anything is measured
         if options.video:
             check_renders(options.env, env_kwargs)
@@ -60,8 +64,10 @@ def run(arguments: list[str]) -> None:
             cell_size=options.cell_size[0] if len(options.cell_size) == 1 else options.cell_size,
             columns=options.columns,
             n_envs=options.n_envs,
+            max_episode_steps=options.max_episode_steps,
             env_kwargs=env_kwargs,
             device=options.device,
+            trusted=options.trust,
             progress_bar=options.progress,
         )
         if headline({k: v for k, v in evaluation.result.items() if v is not None}) is None:
@@ -75,7 +81,7 @@ def run(arguments: list[str]) -> None:
         if options.out is not None:
             written = write_pictures(evaluation, options.out, options.theme)
             if options.video:
-                written.append(film(evaluation, options.video, options.out))
+                written.append(film(evaluation, options.video, options.out, options.trust))
             print("\n".join(["Written:", *(f"  {path}" for path in written)]), file=sys.stderr)
     print(json.dumps(evaluation.result, indent=2))
 
@@ -92,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--cell-size", type=float, nargs="+", default=[1.0], help="edge of a cell, or one a coordinate (default: 1)")
     add("--columns", type=int, nargs="+", help="coordinates to measure, by number from 0 (default: all)")
     add("--n-envs", type=int, default=1, help="environments at once; another number, other starts (default: 1)")
+    add(
+        "--max-episode-steps",
+        type=int,
+        metavar="N",
+        help="steps after which episodes are cut",
+    )
     add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python")
     add("--out", type=Path, metavar="DIR", help="write pictures, the table as CSV and the result there")
     add("--video", type=int, default=0, metavar="N", help="film N skills, too, into the folder of --out")
@@ -99,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--table", action="store_true", help="print a row for each skill on the standard error")
     add("--progress", action="store_true", help="show a progress bar on the standard error")
     add("--device", default="auto", help="PyTorch device (default: %(default)s)")
+    add("--trust", action="store_true", help="unpickle what an old model's files hold, which can run any code")
     return parser
 
 
@@ -112,7 +125,9 @@ def evaluate(
     n_envs: int = 1,
     env_kwargs: dict[str, Any] | None = None,
     device: str = "auto",
+    trusted: bool = False,
     progress_bar: bool = False,
+    max_episode_steps: int | None = None,
 ) -> Evaluation:
     """
     Measure the skills of a saved model.
@@ -126,39 +141,56 @@ def evaluate(
     :param n_envs: number of environments
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
+    :param trusted: unpickle what the files hold, which can run any code that they bring
     :param progress_bar: show a progress bar
+    :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them
     :return: all metrics, and what they were measured with
     """
-    for name, value in (("--n-skills", n_skills), ("--n-envs", n_envs)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+    check_count("--n-skills", n_skills)
+    check_count("--n-envs", n_envs)
+    _check_options(seeds, cell_size, columns, max_episode_steps)
     path = find_model(path)
-    model, env = load_model(path, env_id, n_envs, env_kwargs=env_kwargs, device=device)
+    model, env = load_model(path, env_id, n_envs, env_kwargs=env_kwargs, device=device, trusted=trusted)
+    prior, encode = require_prior(model), encoder_of(model)
     options: dict[str, Any] = {"cell_size": cell_size, "columns": columns}
+    shown: dict[str, Any] = {"max_episode_steps": max_episode_steps, "progress_bar": progress_bar}
     try:
-        by_seed = [_roll_out(model, env, n_skills, seed, progress_bar) for seed in seeds]
+        skills = [draw_skills(prior, n_skills, seed) for seed in seeds]
+        _check_places(env, **options)
+        by_seed = [rollout_skills(model, env, z, seed=seed, **shown) for z, seed in zip(skills, seeds, strict=True)]
     finally:
         env.close()
-    metrics = [
-        skill_metrics(t, model.skill_prior, model.encode, constraint_norm=model.constraint_norm, **options)
-        for t in by_seed
-    ]
+    norm = constraint_norm_of(model)
+    metrics = [skill_metrics(t, prior, encode, constraint_norm=norm, **options) for t in by_seed]
     result: dict[str, Any] = {name: _mean([m[name] for m in metrics]) for name in metrics[0]}
     result.setdefault("policy_state_coverage", None)
     if by_seed[0][0].tasks:
         result["tasks"] = achieved_tasks(by_seed[0])
     result |= {"n_skills": n_skills, "seed": seeds[0] if len(seeds) == 1 else list(seeds), "n_envs": n_envs}
     result |= {"env": env_id, "env_kwargs": env_kwargs or {}, "model": str(path), **options}
-    result["num_timesteps"] = model.num_timesteps
+    result |= {"max_episode_steps": max_episode_steps, "num_timesteps": getattr(model, "num_timesteps", None)}
     if len(seeds) > 1:
         result["by_seed"] = metrics
-    table = skill_table(by_seed[0], model.skill_prior, model.encode, **options)
-    return Evaluation(result, table, by_seed[0], model)
+    return Evaluation(result, skill_table(by_seed[0], prior, encode, **options), by_seed[0], model)
 
 
-def _roll_out(model: METRA, env: VecEnv, n_skills: int, seed: int, progress_bar: bool) -> list[SkillTrajectory]:
-    skills = model.skill_prior.evaluation_skills(n_skills, np.random.default_rng(seed))
-    return rollout_skills(model, env, skills, seed=seed, progress_bar=progress_bar)
+def _check_options(seeds: Sequence[int], cell_size: Any, columns: Any, max_episode_steps: int | None) -> None:
+    """Refuse what cannot work before a model is loaded, by the names of the command."""
+    for seed in seeds:
+        check_seed("--seed", seed)
+    if max_episode_steps is not None:
+        check_count("--max-episode-steps", max_episode_steps)
+    check_grid(cell_size, columns, names=("--cell-size", "--columns"))
+
+
+def _check_places(env: VecEnv, cell_size: Any, columns: Any) -> None:
+    """Refuse columns that an environment's places do not have before they are measured."""
+    if columns is None and np.ndim(cell_size) == 0:
+        return
+    env.reset()
+    place = env.unwrapped.reset_infos[0].get("coordinates")
+    if place is not None:
+        cells(np.atleast_2d(place), cell_size, columns)
 
 
 def _mean(values: list[float]) -> float | None:
@@ -194,8 +226,10 @@ def write_pictures(evaluation: Evaluation, out: Path, theme: str) -> list[Path]:
             if evaluation.model.skill_prior.discrete:
                 written.append(out / f"each_skill.{ending}")
                 plot_small_multiples(trajectories, written[-1], columns=columns, **style)
-        written.append(out / f"phi.{ending}")
-        plot_phi(trajectories, evaluation.model.encode, written[-1], **style)
+        encode = encoder_of(evaluation.model)
+        if encode is not None:
+            written.append(out / f"phi.{ending}")
+            plot_phi(trajectories, encode, written[-1], **style)
     return written
 
 
@@ -207,20 +241,21 @@ def check_renders(env_id: str, env_kwargs: dict[str, Any]) -> None:
     :param env_kwargs: its arguments
     :raises ValueError: where it does not name ``"rgb_array"`` among its render modes
     """
-    env = gym.make(registered(env_id), **env_kwargs)
-    modes = env.metadata.get("render_modes", [])
+    env = make_env(env_id, env_kwargs=env_kwargs)
+    modes = env.get_attr("metadata")[0].get("render_modes", [])
     env.close()
     if "rgb_array" not in modes:
         raise ValueError(f'--video needs an environment with the render mode "rgb_array", got {env_id} with {modes}.')
 
 
-def film(evaluation: Evaluation, n_skills: int, out: Path) -> Path:
+def film(evaluation: Evaluation, n_skills: int, out: Path, trusted: bool = False) -> Path:
     """
     Film skills side by side, each labelled, as the demonstration does unless ``env_kwargs`` say otherwise.
 
     :param evaluation: what :func:`evaluate` returns
     :param n_skills: number of skills
     :param out: folder to write ``skills.mp4`` to
+    :param trusted: unpickle what the model's files hold
     :return: the file
     """
     from sb3_metra.evaluation.video import film_skills
@@ -228,19 +263,20 @@ def film(evaluation: Evaluation, n_skills: int, out: Path) -> Path:
     choose_gl()
     result = evaluation.result
     env_kwargs = drawing_kwargs(result["env"], 320, 240) | result["env_kwargs"]
-    model, env = load_model(Path(result["model"]), result["env"], env_kwargs=env_kwargs)
+    model, env = load_model(Path(result["model"]), result["env"], env_kwargs=env_kwargs, trusted=trusted)
     try:
         for single in env.unwrapped.envs:  # type: ignore[attr-defined]
             leave_out_shadows(single)
             follow_body(single)
         skills = skills_to_show(model.skill_prior, n_skills)
-        trajectories = rollout_skills(model, env, skills, frames=True, seed=0)
+        limit = result["max_episode_steps"]
+        trajectories = rollout_skills(model, env, skills, frames=True, seed=0, max_episode_steps=limit)
     except (ImportError, ValueError):
         raise
     except Exception as error:  # OpenGL fails in many ways
         raise OSError(f"--video: drawing failed ({error or type(error).__name__}): {RENDERING_HELP}.") from error
     else:
-        fps = float(env.metadata.get("render_fps", 20.0))  # type: ignore[arg-type]
+        fps = frames_per_second_of(env) or 20.0
     finally:
         env.close()
     return film_skills(trajectories, out / "skills.mp4", fps)

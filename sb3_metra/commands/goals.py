@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.algorithms.metra import METRA
 from sb3_metra.commands.loading import load_model, parse_keyword_arguments
-from sb3_metra.evaluation.goals import GOAL_RANGES, evaluate_goals, evaluate_task_goals, sample_goals
+from sb3_metra.common.inputs import check_count, check_place, check_seed
+from sb3_metra.common.skill_model import SkillModel, require_encoder
+from sb3_metra.evaluation.goals import evaluate_goals, evaluate_task_goals, sample_goals
+from sb3_metra.evaluation.metadata import goal_range_of
 
 
 def run(arguments: list[str]) -> None:
@@ -38,9 +40,18 @@ def run(arguments: list[str]) -> None:
         "--plot", type=Path, metavar="FILE", help="where to draw the ways to the goals, a PNG, SVG or PDF"
     )
     parser.add_argument(
+        "--max-episode-steps",
+        type=int,
+        metavar="N",
+        help="steps after which episodes are cut",
+    )
+    parser.add_argument(
         "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python"
     )
     parser.add_argument("--device", default="auto", help="PyTorch device (default: %(default)s)")
+    parser.add_argument(
+        "--trust", action="store_true", help="unpickle what an old model's files hold, which can run any code"
+    )
     options = parser.parse_args(arguments)
     with redirect_stdout(sys.stderr):
         result = measure_goals(
@@ -52,8 +63,10 @@ def run(arguments: list[str]) -> None:
             seed=options.seed,
             n_envs=options.n_envs,
             plot=options.plot,
+            max_episode_steps=options.max_episode_steps,
             env_kwargs=parse_keyword_arguments(options.env_kwargs),
             device=options.device,
+            trusted=options.trust,
         )
     print(json.dumps(result, indent=2))
 
@@ -69,6 +82,8 @@ def measure_goals(
     plot: Path | None = None,
     env_kwargs: dict[str, Any] | None = None,
     device: str = "auto",
+    trusted: bool = False,
+    max_episode_steps: int | None = None,
 ) -> dict[str, Any]:
     """
     Measure how a saved model reaches goals.
@@ -84,22 +99,34 @@ def measure_goals(
     :param plot: where to draw the ways to the goals
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
+    :param trusted: unpickle what the files hold, which can run any code that they bring
+    :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them
     :return: the metrics, and what they were measured with
     """
-    for name, value in (("--n-goals", n_goals), ("--n-envs", n_envs)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+    check_count("--n-goals", n_goals)
+    check_count("--n-envs", n_envs)
+    check_seed("--seed", seed)
+    if max_episode_steps is not None:
+        check_count("--max-episode-steps", max_episode_steps)
+    if goal_range is not None and (check_place("--range", goal_range) <= 0).any():
+        raise ValueError(f"--range must be finite numbers greater than 0, got {goal_range}")
+    if plot is not None:
+        from sb3_metra.evaluation.plotting.style import check_picture
+
+        check_picture("--plot", plot)
     n_envs = min(n_envs, n_goals)
-    model, env = load_model(path, env_id, n_envs=n_envs, env_kwargs=env_kwargs, device=device)
+    model, env = load_model(path, env_id, n_envs=n_envs, env_kwargs=env_kwargs, device=device, trusted=trusted)
     try:
+        require_encoder(model, "reaching goals")
         env.reset()
         tasks = list(env.unwrapped.reset_infos[0].get("tasks", ()))
         hold = bool(tasks) if hold is None else hold
         common: dict[str, Any] = {"hold": hold, "seed": seed, "progress": _show_progress(n_goals)}
+        common["max_episode_steps"] = max_episode_steps
         if tasks:
             result = _achieve_tasks(model, env, tasks, n_goals, goal_range is not None or plot is not None, common)
         else:
-            result = _reach_places(model, env, half_widths_of(env_id, goal_range), n_goals, plot, common)
+            result = _reach_places(model, env, half_widths_of(env, env_id, goal_range), n_goals, plot, common)
     finally:
         env.close()
     return {
@@ -114,25 +141,26 @@ def measure_goals(
     }
 
 
-def half_widths_of(env_id: str, goal_range: list[float] | None) -> list[float]:
+def half_widths_of(env: VecEnv, env_id: str, goal_range: list[float] | None) -> list[float]:
     """
     How far goals lie from the origin along each coordinate.
 
-    :param env_id: id of the environment
+    :param env: environments, whose metadata may have a ``"goal_range"``
+    :param env_id: their id
     :param goal_range: what was asked for; ``None``: what the environment has
-    :raises ValueError: where it has none
+    :raises ValueError: if it has none
     """
-    half_widths = GOAL_RANGES.get(env_id) if goal_range is None else goal_range
+    half_widths = goal_range_of(env) if goal_range is None else goal_range
     if half_widths is None:
         raise ValueError(f"--range must be given for an environment that has none of its own, got none for {env_id}.")
-    return list(half_widths)
+    return [float(half_width) for half_width in half_widths]
 
 
 def _reach_places(
-    model: METRA, env: VecEnv, half_widths: list[float], n_goals: int, plot: Path | None, common: dict[str, Any]
+    model: SkillModel, env: VecEnv, half_widths: list[float], n_goals: int, plot: Path | None, common: dict[str, Any]
 ) -> dict[str, Any]:
     goals = sample_goals(half_widths, n_goals, np.random.default_rng(common["seed"]))
-    trajectories = evaluate_goals(model, env, goals, model.encode, model.skill_prior, **common)
+    trajectories = evaluate_goals(model, env, goals, **common)
     if plot is not None:
         from sb3_metra.evaluation.plotting import plot_goals
 
@@ -141,7 +169,7 @@ def _reach_places(
 
 
 def _achieve_tasks(
-    model: METRA, env: VecEnv, tasks: list[str], n_goals: int, misplaced: bool, common: dict[str, Any]
+    model: SkillModel, env: VecEnv, tasks: list[str], n_goals: int, misplaced: bool, common: dict[str, Any]
 ) -> dict[str, Any]:
     """Each task in turn, until there have been ``n_goals`` episodes."""
     if misplaced:
@@ -149,7 +177,7 @@ def _achieve_tasks(
             f"--range and --plot are for goals that are places, but those of this environment are {tasks}."
         )
     goals = [tasks[i % len(tasks)] for i in range(n_goals)]
-    achieved = evaluate_task_goals(model, env, goals, model.encode, model.skill_prior, **common)
+    achieved = evaluate_task_goals(model, env, goals, **common)
     by_task = {task: float(achieved[[goal == task for goal in goals]].mean()) for task in tasks if task in goals}
     return {"goal_success": float(achieved.mean()), "goal_success_by_task": by_task}
 

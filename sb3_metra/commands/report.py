@@ -7,14 +7,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.callbacks import tqdm
+
 from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments, registered
-from sb3_metra.envs import MAX_EPISODE_STEPS
+from sb3_metra.common.inputs import check_count, check_number, check_seed
 from sb3_metra.envs.rendering import choose_gl
 from sb3_metra.evaluation.report import Report, write_report
-from sb3_metra.evaluation.report_page.curves import read_curves
+from sb3_metra.evaluation.runs import read_curves
 from sb3_metra.headless import draw_for_films, drawing_kwargs, follow_body
-
-_METRES = [env_id for env_id in MAX_EPISODE_STEPS if "Point" not in env_id]
 
 
 def run(arguments: list[str]) -> None:
@@ -36,14 +36,24 @@ def run(arguments: list[str]) -> None:
         help="largest size of the page (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-episode-steps",
+        type=int,
+        metavar="N",
+        help="steps after which episodes are cut",
+    )
+    parser.add_argument(
         "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python"
     )
     parser.add_argument("--device", default="auto", help="PyTorch device (default: %(default)s)")
+    parser.add_argument(
+        "--trust", action="store_true", help="unpickle what an old model's files hold, which can run any code"
+    )
     options = parser.parse_args(arguments)
-    if options.n_skills is not None and options.n_skills < 1:
-        raise ValueError(f"--n-skills must be at least 1, got {options.n_skills}.")
-    if not options.max_megabytes > 0:
-        raise ValueError(f"--max-megabytes must be greater than 0, got {options.max_megabytes}.")
+    for name, count in (("--n-skills", options.n_skills), ("--max-episode-steps", options.max_episode_steps)):
+        if count is not None:
+            check_count(name, count)
+    check_number("--max-megabytes", options.max_megabytes)
+    check_seed("--seed", options.seed)
     command = shlex.join(["sb3-metra", "report", *arguments])
     report = report_model(
         options.model,
@@ -55,7 +65,9 @@ def run(arguments: list[str]) -> None:
         max_megabytes=options.max_megabytes,
         env_kwargs=parse_keyword_arguments(options.env_kwargs),
         device=options.device,
+        trusted=options.trust,
         command=command,
+        max_episode_steps=options.max_episode_steps,
     )
     for note in report.notes:
         print(note, file=sys.stderr)
@@ -73,7 +85,9 @@ def report_model(
     max_megabytes: float = 15.0,
     env_kwargs: dict[str, Any] | None = None,
     device: str = "auto",
+    trusted: bool = False,
     command: str = "",
+    max_episode_steps: int | None = None,
 ) -> Report:
     """
     Write the skill explorer of a saved model.
@@ -87,14 +101,16 @@ def report_model(
     :param max_megabytes: largest size of the page
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
+    :param trusted: unpickle what the files hold, which can run any code that they bring
     :param command: what to name as the command on the page
+    :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them
     :return: what was written
     """
     choose_gl()
     path = find_model(path)
     env_kwargs = env_kwargs or {}
     drawing = drawing_kwargs(registered(env_id)) if video else {}
-    model, env = load_model(path, env_id, env_kwargs={**drawing, **env_kwargs}, device=device)
+    model, env = load_model(path, env_id, env_kwargs={**drawing, **env_kwargs}, device=device, trusted=trusted)
     try:
         for inner in getattr(env.unwrapped, "envs", []):
             draw_for_films(inner)
@@ -109,10 +125,10 @@ def report_model(
             curves=read_curves(path.parent),
             about={name: value for name, value in about.items() if value},
             trained_with=saved_versions(path),
-            unit="m" if env_id in _METRES else "",
             film=video,
+            max_episode_steps=max_episode_steps,
             max_megabytes=max_megabytes,
-            progress_bar=True,
+            progress_bar=tqdm is not None,
         )
     finally:
         env.close()

@@ -4,11 +4,15 @@ from sb3_metra import zoo
 
 _HELP = """\
 sb3-metra train is rl_zoo3's train, with other defaults:
-  --algo metra          an algorithm of rl_zoo3's own runs as it does there, see below
+  --algo metra          or genda, csf, lsd, csd, diayn, dads, cic, visr; an algorithm of rl_zoo3's own runs as it does
+                        there, see below
   --env sb3_metra/PointMass-v0
-  --conf-file           the shipped metra.yml; with --paper the shipped metra_paper.yml, the authors' settings
+  --conf-file           the method's shipped settings; with --paper the authors', metra_paper.yml
   --eval-freq 100000    the best model is kept by policy state coverage, not by reward,
   --eval-episodes 48    and --optimize maximises it; an episode follows one skill
+  --save-freq N         also writes checkpoints to go on from
+  --resume RUN          goes on with a run that was killed, with the words that it was begun with and those given now
+  --trust               with -i, unpickle what an old model's files hold, which can run any code that they bring
 With an algorithm of rl_zoo3's own on a downstream task, such as --algo sac --env sb3_metra/AntMultiGoals-v0:
   --skills MODEL        actions are the skills of a saved model, and a step is one skill
   --skill-length 25     steps of the environment that a skill is followed

@@ -114,7 +114,7 @@ def open_to_read(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
         yield path
         return
     whole = Path(path)
-    with (whole if whole.is_file() else Path(f"{whole}.{suffix}")).open("rb") as file:
+    with (whole if whole.is_file() or not suffix else Path(f"{whole}.{suffix}")).open("rb") as file:
         yield file
 
 
@@ -133,7 +133,7 @@ def open_to_write(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
         path.write(content.getbuffer())
         return
     target = Path(path)
-    target = target if target.suffix else target.with_name(f"{target.name}.{suffix}")
+    target = target if target.suffix or not suffix else target.with_name(f"{target.name}.{suffix}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as aside, aside.open("w+b") as file:
         yield file

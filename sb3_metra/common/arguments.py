@@ -1,60 +1,260 @@
-"""Checks of the arguments that every algorithm of this package has, before anything is built."""
+"""
+Kinds of arguments: what a value must be, in words, and how it is read.
+
+Wherever a number is expected, NumPy's scalars count as Python's, and a bool is no number. A whole number may be written
+as a float, as in ``1e5``. A string counts if it is a number with an exponent, because YAML 1.1 reads ``1e-3`` as one.
+"""
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sb3_metra.common.buffers import SkillReplayBuffer
+_WITH_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
-def check_arguments(model: Any) -> None:
+@dataclass(frozen=True)
+class Check:
     """
-    Refuse numbers that cannot work.
+    What a value must be.
 
-    :param model: a :class:`~sb3_metra.common.skill_discovery.SkillDiscovery`, its arguments being attributes
-    :raises ValueError: for the first wrong one, by its name
+    :param expected: in words, to end "must be" with
+    :param read: takes a value and returns what to go on with; raises an error for one that does not fit
     """
-    limits = {"batch_size": (1, np.inf), "learning_starts": (0, np.inf), "tau": (0, 1), "gamma": (0, 1)}
-    for name, (low, high) in limits.items():
-        if not low <= (value := getattr(model, name)) <= high:
-            raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
-    if model.objective_batch_size is not None and model.objective_batch_size < model.batch_size:
-        raise ValueError(
-            f"objective_batch_size must be at least batch_size={model.batch_size}, got {model.objective_batch_size}"
-        )
-    size = model.objective_batch_size or model.batch_size
-    if size > model.buffer_size:
-        raise ValueError(f"buffer_size must hold at least one batch of {size} transitions, got {model.buffer_size}")
-    buffer_class = model.replay_buffer_class
-    if buffer_class is not None and not issubclass(buffer_class, SkillReplayBuffer):
-        raise ValueError(f"replay_buffer_class must be a subclass of SkillReplayBuffer, got {buffer_class.__name__}")
+
+    expected: str
+    read: Callable[[Any], Any]
+
+    def __call__(self, name: str, value: Any, suffix: str = "") -> Any:
+        """
+        Read a value.
+
+        :param name: the argument's name
+        :param value: what came
+        :param suffix: where it was given, to end an error with
+        :raises ValueError: if it does not fit, in a sentence
+        """
+        try:
+            return self.read(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{name} must be {self.expected}, got {shorten(value)} {suffix}".rstrip()) from None
 
 
-def check_count(name: str, value: Any) -> None:
+def shorten(value: Any, length: int = 200) -> str:
     """
-    Refuse what is not a number of things.
+    A value as one line of an error.
 
-    :param name: the argument to name in the error
-    :param value: what came
-    :raises ValueError: unless it is an integer of at least 1
+    :param value: anything
+    :param length: the most characters to keep
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    text = value.__name__ if isinstance(value, type) else " ".join(repr(value).split())
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
-def parse_target_entropy(target_entropy: str | float, action_dim: int) -> float:
+def number(low: float = -math.inf, high: float = math.inf, *, above: float | None = None) -> Check:
     """
-    The entropy that a learnt entropy coefficient aims at.
+    A finite number.
 
-    :param target_entropy: a number, or ``"auto"`` for ``-|A|/2``
-    :param action_dim: number of components of an action
-    :return: entropy in nats
+    :param low: the smallest that is allowed
+    :param high: the largest that is allowed
+    :param above: what it must exceed
     """
-    if target_entropy == "auto":
-        return -0.5 * action_dim
-    try:
-        return float(target_entropy)
-    except ValueError:
-        raise ValueError(f'target_entropy must be a number or "auto", got {target_entropy!r}') from None
+
+    def read(value: Any) -> float:
+        result = _as_float(value)
+        _require(math.isfinite(result) and low <= result <= high and (above is None or result > above))
+        return result
+
+    if above is not None:
+        expected = f"a finite number greater than {above}"
+    elif math.isfinite(high):
+        expected = f"a number between {low} and {high}"
+    else:
+        expected = f"a finite number of at least {low}" if math.isfinite(low) else "a finite number"
+    return Check(expected, read)
+
+
+def integer(low: int, high: float = math.inf) -> Check:
+    """
+    A whole number.
+
+    :param low: the smallest that is allowed
+    :param high: the largest that is allowed
+    """
+
+    def read(value: Any) -> int:
+        is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        result = int(value) if is_int else int(_as_float(value))
+        _require((is_int or result == _as_float(value)) and low <= result <= high)
+        return result
+
+    expected = f"an integer of at least {low}" if high == math.inf else f"an integer between {low} and {high}"
+    return Check(expected, read)
+
+
+def choice(*options: Any) -> Check:
+    """
+    One of a few values.
+
+    :param options: the values
+    """
+    words = [f'"{x}"' if isinstance(x, str) else str(x) for x in options]
+
+    def read(value: Any) -> Any:
+        _require(any(type(value) is type(x) and value == x for x in options))
+        return value
+
+    return Check(" or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words), read)
+
+
+def instance(expected: str, *classes: type) -> Check:
+    """
+    An object of some class.
+
+    :param expected: the classes, in words
+    :param classes: the classes
+    """
+
+    def read(value: Any) -> Any:
+        _require(isinstance(value, classes))
+        return value
+
+    return Check(expected, read)
+
+
+def subclass(expected: str, *classes: type) -> Check:
+    """
+    A class that derives from one of some classes.
+
+    :param expected: the classes, in words
+    :param classes: the classes
+    """
+
+    def read(value: Any) -> Any:
+        _require(isinstance(value, type) and issubclass(value, classes))
+        return value
+
+    return Check(expected, read)
+
+
+def either(first: Check, *others: Check) -> Check:
+    """
+    A value that one of several checks reads; the first that does, decides.
+
+    :param first: a check
+    :param others: further ones
+    """
+    checks = (first, *others)
+
+    def read(value: Any) -> Any:
+        for check in checks[:-1]:
+            try:
+                return check.read(value)
+            except (TypeError, ValueError, OverflowError):
+                continue
+        return checks[-1].read(value)
+
+    return Check(", or ".join(check.expected for check in checks), read)
+
+
+def optional(check: Check) -> Check:
+    """
+    None, or what a check reads.
+
+    :param check: of everything but ``None``
+    """
+    return Check(f"{check.expected}, or None", lambda value: None if value is None else check.read(value))
+
+
+def _flag(value: Any) -> bool:
+    _require(isinstance(value, (bool, np.bool_)))
+    return bool(value)
+
+
+def _units(value: Any) -> list[int]:
+    _require(isinstance(value, (list, tuple, np.ndarray)))
+    return [integer(1).read(units) for units in value]
+
+
+def _named(value: Any) -> dict[str, Any]:
+    _require(isinstance(value, Mapping) and all(isinstance(name, str) for name in value))
+    return dict(value)
+
+
+FLAG = Check("True or False", _flag)
+POSITIVE = number(above=0)
+UNITS = Check("a list of positive integers", _units)
+ARGUMENTS = Check("a dictionary of arguments by name", _named)
+PATH = instance("a path", str, os.PathLike)
+
+
+def check_table(table: Mapping[str, Check], values: Mapping[str, Any], suffix: str = "") -> dict[str, Any]:
+    """
+    Read what a table knows; the rest stays as it is.
+
+    :param table: checks by name
+    :param values: values by name
+    :param suffix: where they were given, to end an error with
+    :return: all values, as they are to be used
+    :raises ValueError: for the first that does not fit
+    """
+    return {name: table[name](name, x, suffix) if name in table else x for name, x in values.items()}
+
+
+def check_names(name: str, values: Mapping[str, Any], function: Callable[..., Any], own: Collection[str] = ()) -> None:
+    """
+    Refuse arguments that a function does not take.
+
+    :param name: of the dictionary that holds the arguments
+    :param values: arguments by name
+    :param function: a class, whose bases are asked for what its constructor hands on, or a function
+    :param own: arguments that the caller sets
+    :raises ValueError: for the first that it does not take, with the name that was meant
+    """
+    known = parameter_names(function)
+    for key in values:
+        if key in own:
+            raise ValueError(f"{name} must not hold {key!r}, which is set by the algorithm, got {shorten(values[key])}")
+        if known is not None and key not in known:
+            close = difflib.get_close_matches(key, sorted(set(known) - set(own)), n=1)
+            hint = f": did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{name} must hold arguments of {function.__name__}, got {key!r}{hint}")
+
+
+def parameter_names(function: Callable[..., Any]) -> set[str] | None:
+    """
+    The arguments that a function takes by name.
+
+    :param function: a class, or a function
+    :return: their names; ``None`` if it takes any
+    """
+    names: set[str] = set()
+    for x in inspect.getmro(function) if isinstance(function, type) else (function,):
+        if isinstance(function, type) and "__init__" not in vars(x):
+            continue
+        parameters = inspect.signature(x.__init__ if isinstance(function, type) else x).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)} - {"self"}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names
+    return None
+
+
+def _as_float(value: Any) -> float:
+    if isinstance(value, str):
+        _require(_WITH_EXPONENT.fullmatch(value) is not None)
+    else:
+        _require(isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool))
+    return float(value)
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError

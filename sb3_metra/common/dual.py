@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch as th
 from torch import nn
 
+from sb3_metra.common.arguments import POSITIVE, choice, number
 from sb3_metra.common.type_aliases import Info
 
 
@@ -22,13 +22,11 @@ class DualVariable(nn.Module):
 
     log_value: th.Tensor
 
-    def __init__(self, value: float, learnable: bool = True, name: str = "value") -> None:
+    def __init__(self, value: str | float, learnable: bool = True, name: str = "value") -> None:
         super().__init__()
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0 or (learnable and value == 0):
-            raise ValueError(f"{name} must be a finite number greater than 0, got {value!r}")
+        start = (POSITIVE if learnable else number(0))(name, value)
         self.learnable, self.name = learnable, name
-        log_value = th.tensor([value], dtype=th.float32).log()
+        log_value = th.tensor([start], dtype=th.float32).log()
         if learnable:
             self.log_value = nn.Parameter(log_value)
         else:
@@ -42,10 +40,10 @@ class DualVariable(nn.Module):
         :param text: a number that stays, ``"auto"`` to learn it from 1, or ``"auto_0.01"`` to learn it from 0.01
         :param name: the argument to name in an error
         """
-        learnable = str(text).startswith("auto")
-        number = str(text).removeprefix("auto").removeprefix("_")
+        learnable = isinstance(text, str) and text.startswith("auto")
+        digits = text.removeprefix("auto_") if isinstance(text, str) else text
         try:
-            value = 1.0 if learnable and not number else float(number)
+            value = 1.0 if text == "auto" else float(digits) if isinstance(digits, str) else digits
         except ValueError:
             raise ValueError(f'{name} must be a number, "auto" or "auto_0.01", got {text!r}') from None
         return cls(value, learnable, name)
@@ -80,11 +78,8 @@ class DualConstraint(DualVariable):
 
     def __init__(self, value: float, slack: float, norm: Literal["sum", "mean"] = "sum") -> None:
         super().__init__(value, name="dual_lambda")
-        if norm not in ("sum", "mean"):
-            raise ValueError(f'constraint_norm must be "sum" or "mean", got {norm!r}')
-        if isinstance(slack, (bool, str)) or not math.isfinite(slack) or slack < 0:
-            raise ValueError(f"dual_slack must be a finite number of at least 0, got {slack!r}")
-        self.slack, self.norm = slack, norm
+        norm = choice("sum", "mean")("constraint_norm", norm)
+        self.slack, self.norm = number(0)("dual_slack", slack), norm
 
     def forward(self, displacement: th.Tensor, bound: float | th.Tensor = 1.0) -> tuple[th.Tensor, th.Tensor, Info]:
         """

@@ -102,7 +102,7 @@ def _get_env(env: gym.Env) -> list[State] | None:
     """The state of each wrapper, from the outermost on, and of the environment; ``None`` if one cannot give it."""
     states: list[State] = []
     while True:
-        names = _WRAPPERS.get(type(env))  # type: ignore[arg-type]
+        names = _find_names(type(env))
         own = vars(type(env))
         if names is not None:
             values = {name: getattr(env, name) for name in names}
@@ -115,6 +115,12 @@ def _get_env(env: gym.Env) -> list[State] | None:
             spaces = {"action_space": env.action_space.np_random.bit_generator.state}
             return [*states, spaces]
         env = env.env
+
+
+def _find_names(kind: type) -> tuple[str, ...] | None:
+    """What a class of wrapper knows; rl_zoo3's own time limit is Gymnasium's."""
+    known = kind.__mro__ if kind.__module__.startswith("rl_zoo3.") else (kind,)
+    return next((_WRAPPERS[x] for x in known if x in _WRAPPERS), None)
 
 
 def _set_env(env: Any, states: list[State]) -> None:

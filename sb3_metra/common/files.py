@@ -6,10 +6,14 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
+
+_ABANDONED = 3_600.0  # seconds after which nobody is still writing
 
 
 @contextmanager
@@ -17,7 +21,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     A place beside a file to write its new content to; the file is replaced once the content is whole and on the disk.
 
-    If the block raises, the file stays what it was and what was written is removed.
+    If the block raises, the file stays what it was and what was written is removed. What a killed process left behind
+    is removed by a later write to the same file.
 
     :param path: the file to create or replace; its folder must exist
     :return: a path of its own in the same folder, with the same suffix
@@ -30,9 +35,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(aside)
         os.replace(aside, target)
         _sync(target.parent)
+        _remove_leftovers(target)
     finally:
         with suppress(OSError):
             aside.unlink()
+
+
+def _remove_leftovers(target: Path) -> None:
+    for leftover in target.parent.glob(f".{escape(target.stem)}.*.tmp{target.suffix}"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _ABANDONED:
+                leftover.unlink()
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

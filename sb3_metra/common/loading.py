@@ -161,7 +161,7 @@ def fit_to_env(data: dict[str, Any], env: VecEnv, force_reset: bool) -> None:
     :param env: the environments
     :param force_reset: begin new episodes
     """
-    if force_reset:
+    if force_reset or data.get("n_envs") != env.num_envs:
         data["_last_obs"] = None
     noise = data.get("action_noise")
     if isinstance(noise, VectorizedActionNoise) and noise.n_envs != env.num_envs:

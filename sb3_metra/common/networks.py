@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
@@ -12,6 +11,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from torch import nn
 
+from sb3_metra.common.arguments import integer, number
 from sb3_metra.common.type_aliases import Observations
 
 
@@ -67,8 +67,7 @@ class PixelEncoder(BaseFeaturesExtractor):
         assert observation_space.shape is not None
         channels, height, width = observation_space.shape
         height_out, width_out = _size_after_convolutions(height), _size_after_convolutions(width)
-        if not std > 0:
-            raise ValueError(f"std must be greater than 0, got {std!r}")
+        depth, mean, std = integer(1)("depth", depth), number()("mean", mean), number(above=0)("std", std)
         if min(height_out, width_out) < 1:
             raise ValueError(f"observation must be an image of at least 46x46 pixels, got {height}x{width}")
         super().__init__(observation_space, 8 * depth * height_out * width_out)
@@ -109,7 +108,7 @@ class SkillExtractor(BaseFeaturesExtractor):
     ) -> None:
         skill_space = observation_space["skill"]
         assert skill_space.shape is not None
-        extractor = extractor_class(observation_space["observation"], **extractor_kwargs)
+        extractor = make_extractor(observation_space["observation"], extractor_class, extractor_kwargs)
         super().__init__(observation_space, extractor.features_dim + skill_space.shape[0])
         self.extractor = extractor
 
@@ -129,7 +128,11 @@ class Representation(BaseModel):
     :param features_extractor_class: extractor for the observation
     :param features_extractor_kwargs: its keyword arguments
     :param normalize_images: divide images by 255
+    :param normalize_steps: scale the components of a vector so that a step changes all of them alike, once and for all,
+        before the first gradient step: places, which change little in a step, count as much as velocities
     """
+
+    step_scale: th.Tensor | None
 
     def __init__(
         self,
@@ -141,6 +144,7 @@ class Representation(BaseModel):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
+        normalize_steps: bool = False,
     ) -> None:
         extractor_kwargs = (
             {} if features_extractor_class is None else {"features_extractor_class": features_extractor_class}
@@ -152,9 +156,14 @@ class Representation(BaseModel):
             normalize_images=normalize_images,
             **extractor_kwargs,  # type: ignore[arg-type]
         )
-        self.features_extractor = self.make_features_extractor()
-        hidden = [1024, 1024] if net_arch is None else net_arch
+        self.features_extractor = make_extractor(
+            observation_space, self.features_extractor_class, self.features_extractor_kwargs
+        )
         features_dim = self.features_extractor.features_dim
+        if normalize_steps and any(True for _ in self.features_extractor.parameters()):
+            raise ValueError(f"normalize_steps=True needs vectors as observations, got {observation_space}")
+        self.register_buffer("step_scale", th.ones(features_dim) if normalize_steps else None)
+        hidden = [1024, 1024] if net_arch is None else net_arch
         self.hidden = nn.Sequential(*create_mlp(features_dim, -1, hidden, activation_fn))
         self.out = nn.Linear(hidden[-1] if hidden else features_dim, dim)
         for module in (self.hidden, self.out):
@@ -166,7 +175,8 @@ class Representation(BaseModel):
         :return: phi, (batch, dim), in single precision under autocast, too: what counts are its small differences
         """
         assert self.features_extractor is not None
-        hidden = self.hidden(self.extract_features(observations, self.features_extractor))
+        features = self.extract_features(observations, self.features_extractor)
+        hidden = self.hidden(features if self.step_scale is None else features * self.step_scale)
         with th.autocast(hidden.device.type, enabled=False):
             return self.out(hidden.float())
 
@@ -176,6 +186,21 @@ class Representation(BaseModel):
         :param features_extractor: an extractor for them
         """
         return features_extractor(prepare(obs, self.observation_space, self.normalize_images))
+
+    @th.no_grad()
+    def fit_steps(self, observations: Observations, next_observations: Observations) -> None:
+        """
+        Set the scale of ``normalize_steps``: the median component's root mean square change in a step over its own.
+
+        :param observations: s, (batch, \\*obs_shape)
+        :param next_observations: s', (batch, \\*obs_shape)
+        """
+        assert self.features_extractor is not None
+        before, after = (self.extract_features(x, self.features_extractor) for x in (observations, next_observations))
+        change = (after - before).square().mean(dim=0).sqrt()
+        assert self.step_scale is not None
+        moves = change > 0  # what never changes keeps its scale
+        self.step_scale[moves] = change[moves].median() / change[moves]
 
     def displacement(self, observations: Observations, next_observations: Observations) -> th.Tensor:
         """
@@ -192,8 +217,21 @@ class Representation(BaseModel):
         return self(next_observations) - here
 
 
+def find_activation(activation_fn: Any) -> Any:
+    """
+    A non-linearity, perhaps by its name.
+
+    :param activation_fn: a class, a function that makes a module, or the name of a class in ``torch.nn``
+    :raises ValueError: if PyTorch has no module of that name
+    """
+    found = getattr(nn, activation_fn, None) if isinstance(activation_fn, str) else activation_fn
+    if not callable(found):
+        raise ValueError(f"activation_fn must be a class of torch.nn or its name, got {activation_fn!r}")
+    return found
+
+
 def make_mlp(
-    input_dim: int, output_dim: int, net_arch: list[int] | None = None, activation_fn: type[nn.Module] = nn.ReLU
+    input_dim: int, output_dim: int, net_arch: list[int] | None = None, activation_fn: str | type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
     """
     A multilayer perceptron with phi's initial weights.
@@ -201,10 +239,10 @@ def make_mlp(
     :param input_dim: components of its input
     :param output_dim: components of its output
     :param net_arch: units of each hidden layer (default: ``[1024, 1024]``)
-    :param activation_fn: non-linearity of the hidden layers
+    :param activation_fn: non-linearity of the hidden layers, a class or its name in ``torch.nn``
     """
     hidden = [1024, 1024] if net_arch is None else net_arch
-    network = nn.Sequential(*create_mlp(input_dim, output_dim, hidden, activation_fn))
+    network = nn.Sequential(*create_mlp(input_dim, output_dim, hidden, find_activation(activation_fn)))
     initialize(network, nn.init.xavier_uniform_)
     return network
 
@@ -233,6 +271,33 @@ def state_dim(space: spaces.Space, method: str) -> int:
     if any(is_image_space(part) for part in parts):
         raise ValueError(f"observation_space must hold vectors for {method}, which predicts states, got {space}")
     return sum(get_flattened_obs_dim(part) for part in parts)
+
+
+def make_extractor(
+    space: spaces.Space, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any]
+) -> BaseFeaturesExtractor:
+    """
+    A new extractor.
+
+    :param space: observations
+    :param extractor_class: any of SB3's, or one's own
+    :param kwargs: its keyword arguments; with ``normalized_image``, images are floats, and their channels come first
+    :raises ValueError: if it cannot read such observations
+    """
+    for key, part in space.items() if isinstance(space, spaces.Dict) else [("observation", space)]:
+        shape = part.shape
+        if kwargs.get("normalized_image") and shape is not None and len(shape) == 3 and min(shape) != shape[0]:
+            raise ValueError(
+                f"{key} must be an image with channels first where normalize_images=False, got shape {shape}: let the "
+                "environment move its last axis to the front"
+            )
+    try:
+        return extractor_class(space, **kwargs)
+    except (RuntimeError, AssertionError, AttributeError) as error:
+        raise ValueError(
+            f"features_extractor_class must be able to read observations of {space}, got {extractor_class.__name__}, "
+            f"which says: {' '.join(str(error).split())}"
+        ) from error
 
 
 def prepare(observations: Any, space: spaces.Space, normalize_images: bool = True) -> Any:
@@ -267,21 +332,6 @@ def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:
         if isinstance(layer, nn.Linear):
             weight_init(layer.weight, gain=gain)
             nn.init.zeros_(layer.bias)
-
-
-def check_finite(observations: Any, source: str = "") -> None:
-    """
-    Refuse observations that are not finite.
-
-    :param observations: an array, or a dictionary of arrays
-    :param source: where they come from, to end the error with
-    :raises ValueError: for NaN and infinity, named by their key, and for what ``env.reset()`` returns
-    """
-    if isinstance(observations, tuple):
-        raise ValueError("observation must be an array or a dict, got a tuple: `env.reset()` returns (obs, info)")
-    for key, x in observations.items() if isinstance(observations, dict) else [("observation", observations)]:
-        if not np.isfinite(x).all():
-            raise ValueError(f"{key} must be finite, got NaN or infinity {source}".rstrip())
 
 
 def _size_after_convolutions(size: int) -> int:

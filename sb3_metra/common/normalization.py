@@ -120,10 +120,10 @@ class ObservationNormalization:
         for key, mean in self._by_key("mean").items():
             inner = space.spaces.get(key) if isinstance(space, spaces.Dict) else space if key is None else None
             if inner is None or inner.shape != mean.shape:
-                name, got = ("observation", space) if key is None else (f"observation {key!r}", inner)
+                got = space if key is None else f"{inner} as {key!r}"
                 raise ValueError(
-                    f"{name} must have the shape {mean.shape} that the model's normalisation was measured with, got "
-                    f"{got}: wrap the environment in the VecNormalize that the model learnt with"
+                    f"Observation spaces do not match: the model learnt on normalised observations of shape "
+                    f"{mean.shape}, got {got}"
                 )
 
 

@@ -39,7 +39,7 @@ class RunningMoments(nn.Module):
 class ParticleEntropy(nn.Module):
     """
     log(1 + mean_k d_k / sigma) of a point, where d are the distances to its k nearest neighbours and sigma is the
-    running deviation of all such distances (APT paper, arXiv 2103.04551, section 3.2).
+    running deviation of all such distances (APT paper, arXiv 2103.04551).
 
     :param n_neighbors: k
     :param divide_by_variance: divide by sigma^2 instead of sigma, as the published code of CIC does

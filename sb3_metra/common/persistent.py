@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch as th
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.utils import ConstantSchedule, check_for_correct_spaces, get_system_info
 
 from sb3_metra.common.archive import File
 from sb3_metra.common.buffers import SkillReplayBuffer
@@ -121,6 +121,9 @@ class PersistentSAC(SkillSAC, ABC):
         if print_system_info:
             print("== CURRENT SYSTEM INFO ==")
             get_system_info()
+        custom_objects = dict(custom_objects or {})
+        if custom_objects.get("learning_rate") == 0:  # as SB3's documentation gives it for files of older Pythons
+            custom_objects["learning_rate"] = ConstantSchedule(0.0)
         saved = read_model(path, custom_objects, trusted, kwargs, print_system_info)
         check_saved(cls, saved)
         changes = check_changes(cls, saved, kwargs)
@@ -132,8 +135,7 @@ class PersistentSAC(SkillSAC, ABC):
         model = cls(data["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
         vars(model).update(data)
         model._rebuild(changes)
-        check_parameters(saved.label, saved.parameters)
-        model.set_parameters(restart_multipliers(model, saved.parameters, changes))
+        model._put_parameters(saved.label, restart_multipliers(model, saved.parameters, changes))
         for name, value in saved.variables.items():
             recursive_setattr(model, f"{name}.data", value.data.to(model.device))
         if "seed" in changes:
@@ -237,6 +239,9 @@ class PersistentSAC(SkillSAC, ABC):
             label, parameters = "load_path_or_dict", load_path_or_dict
         else:
             label, parameters = read_parameters(load_path_or_dict)
+        self._put_parameters(label, parameters, exact_match)
+
+    def _put_parameters(self, label: str, parameters: dict[str, Any], exact_match: bool = True) -> None:
         check_parameters(label, parameters)
         own = copy.deepcopy(self.get_parameters())
         try:

@@ -1,133 +1,34 @@
-"""pi(a|s, z) and Q(s, a, z): SB3's actor and critic over S x Z, where the skill is the policy's state."""
+"""The policy of a skill-conditioned SAC: actor and critics, where the skill is the policy's state."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
     FlattenExtractor,
     NatureCNN,
-    create_mlp,
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.sac.policies import Actor
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
-from torch.distributions import Normal
 
-from sb3_metra.common.networks import PixelEncoder, SkillExtractor, check_finite, initialize, prepare
+from sb3_metra.common.actor_critic import SkillActor, SkillCritic
+from sb3_metra.common.arguments import FLAG
+from sb3_metra.common.networks import PixelEncoder, SkillExtractor, initialize, prepare
+from sb3_metra.common.policy_file import PersistentPolicy
+from sb3_metra.common.prediction import StateReminder, read_starts
 from sb3_metra.common.skills import SkillPrior
+from sb3_metra.common.spaces import read_observations
 from sb3_metra.common.type_aliases import Observations
 
-LOG_STD_MIN = math.log(1e-6)
-LOG_STD_MAX = 2.0
-_SQUASH_EPSILON = 1e-6  # inside the logarithm of the squashing correction, as in the authors' code
 
-
-class SkillActor(Actor):
-    """SB3's squashed Gaussian actor with the paper's bounds for the standard deviation and explicit noise."""
-
-    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
-        """
-        :param obs: observation and skill, each (batch, ...)
-        :return: mean and log standard deviation before squashing, each (batch, action_dim), and nothing else
-        """
-        latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        log_std = self.log_std(latent).float().clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
-        return self.mu(latent).float(), log_std, {}
-
-    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
-        """
-        :param obs: observation and skill, each (batch, ...), as they come from the environment, or prepared
-        :param features_extractor: an extractor for both
-        """
-        return features_extractor(prepare(obs, self.observation_space, self.normalize_images))
-
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """
-        :param obs: observation and skill, each (batch, ...)
-        :param deterministic: take the mode instead of a sample
-        :return: actions in [-1, 1], (batch, action_dim)
-        """
-        mean, log_std, _ = self.get_action_dist_params(obs)
-        return th.tanh(mean if deterministic else mean + log_std.exp() * th.randn_like(mean))
-
-    def action_log_prob(self, obs: PyTorchObs, noise: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
-        """
-        A reparametrised sample and its log-probability.
-
-        :param obs: observation and skill, each (batch, ...)
-        :param noise: draws from N(0, 1) behind the sample, (batch, action_dim); drawn here if not given
-        :return: actions in [-1, 1], (batch, action_dim), and log pi(a|s, z), (batch, 1)
-        """
-        mean, log_std, _ = self.get_action_dist_params(obs)
-        std = log_std.exp()
-        gaussian = mean + std * (th.randn_like(mean) if noise is None else noise)
-        actions = th.tanh(gaussian)
-        # written out as the authors do: with a tiny std the rounding of `gaussian` is part of the result
-        log_prob = Normal(mean, std, validate_args=False).log_prob(gaussian)
-        correction = th.log(1.0 - actions.square() + _SQUASH_EPSILON)
-        return actions, (log_prob.sum(dim=1) - correction.sum(dim=1)).unsqueeze(1)
-
-
-class SkillCritic(BaseModel):
-    """
-    Q-functions over S x A x Z, each with its own encoder of the observation, or all with one.
-
-    :param observation_space: the space S x Z
-    :param action_space: actions
-    :param net_arch: units of each hidden layer
-    :param features_extractors: one for all Q-functions, or one for each
-    :param n_critics: number of Q-functions
-    :param activation_fn: non-linearity of the hidden layers
-    :param normalize_images: divide images by 255
-    :param critic_dim: outputs of each: 1 for a value, skill_dim for successor features
-    :param layer_norm: normalise each hidden layer before its non-linearity
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        net_arch: list[int],
-        features_extractors: list[BaseFeaturesExtractor],
-        n_critics: int = 2,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-        critic_dim: int = 1,
-        layer_norm: bool = False,
-    ) -> None:
-        super().__init__(observation_space, action_space, normalize_images=normalize_images)
-        self.encoders = nn.ModuleList(features_extractors)
-        input_dim = features_extractors[0].features_dim + get_action_dim(action_space)
-        norms: list[type[nn.Module]] = [nn.LayerNorm] if layer_norm else []
-        self.q_networks = nn.ModuleList(
-            nn.Sequential(*create_mlp(input_dim, critic_dim, net_arch, activation_fn, post_linear_modules=norms))
-            for _ in range(n_critics)
-        )
-        initialize(self.q_networks, nn.init.xavier_normal_)
-
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        :param obs: observation and skill, each (batch, ...)
-        :param actions: in [-1, 1], (batch, action_dim)
-        :return: for each Q-function its values, (batch, critic_dim)
-        """
-        inputs = prepare(obs, self.observation_space, self.normalize_images)
-        features = [th.cat([encoder(inputs), actions], dim=1) for encoder in self.encoders]
-        features = features * (len(self.q_networks) // len(features))
-        return tuple(q_network(x).float() for q_network, x in zip(self.q_networks, features, strict=True))
-
-
-class SkillPolicy(BasePolicy):
+class SkillPolicy(PersistentPolicy):
     """
     Actor and critics of a skill-conditioned SAC. A skill is the ``state`` of SB3's predictor protocol.
 
@@ -187,7 +88,8 @@ class SkillPolicy(BasePolicy):
         extractor_kwargs = dict(features_extractor_kwargs or {})
         if not normalize_images and issubclass(extractor_class, (NatureCNN, CombinedExtractor, PixelEncoder)):
             extractor_kwargs["normalized_image"] = True
-        fused = {"fused": True} if optimizer_class is th.optim.Adam else {}
+        plain = not {"foreach", "differentiable"} & set(optimizer_kwargs or {})
+        fused = {"fused": True} if optimizer_class is th.optim.Adam and plain else {}
         super().__init__(
             observation_space,
             action_space,
@@ -199,6 +101,7 @@ class SkillPolicy(BasePolicy):
             squash_output=True,
         )
         self.skill_prior = skill_prior
+        self._reminder = StateReminder()
         self.net_arch: list[int] | dict[str, list[int]] = [1024, 1024] if net_arch is None else net_arch
         self.activation_fn = activation_fn
         self.actor_activation_fn = actor_activation_fn
@@ -326,13 +229,16 @@ class SkillPolicy(BasePolicy):
         :param episode_start: (n,), where an episode begins and a new skill is to be drawn; ``None``: nowhere
         :param deterministic: the mode of the policy instead of a sample
         :return: actions, (n, \\*action_shape), and skills, (n, skill_dim); without the first axis for one observation
-        :raises ValueError: where the observation is not finite, or the skill has a wrong shape or cannot come from p(z)
+        :raises ValueError: if the observation is not finite or has another shape, or the skill cannot come from p(z)
         """
-        check_finite(observation)
-        obs, vectorized = self.obs_to_tensor(observation)
-        n = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        skills = self._choose_skills(n, state, episode_start)
-        actions = self.unscale_action(self.act(obs, skills, deterministic))
+        arrays, n, vectorized = read_observations(observation, self.observation_space)
+        starts, deterministic = read_starts(n, episode_start), FLAG("deterministic", deterministic)
+        if state is None:
+            self._reminder.remember(arrays, starts)
+        else:
+            self._reminder.forget()
+        skills = self._choose_skills(n, state, starts)
+        actions = self.unscale_action(self.act(obs_as_tensor(arrays, self.device), skills, deterministic))
         return (actions, skills) if vectorized else (actions[0], skills[0])
 
     def act(self, observations: PyTorchObs, skills: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -343,15 +249,18 @@ class SkillPolicy(BasePolicy):
         :param skills: (n, skill_dim)
         :param deterministic: the mode of the policy instead of a sample
         :return: actions in [-1, 1], (n, \\*action_shape)
+        :raises ValueError: if they are not finite
         """
-        if self.training:
+        if self.actor.training:
             self.set_training_mode(False)
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
         with th.no_grad():
-            actions = self._predict(conditioned, deterministic)
-        return actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+            actions = self._predict(conditioned, deterministic).cpu().numpy()
+        if not np.vdot(actions, actions) < np.inf:
+            raise ValueError("actions must be finite, got NaN or infinity from the actor: look at its weights")
+        return actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
-    def _choose_skills(self, n: int, state: np.ndarray | None, episode_start: np.ndarray | None) -> np.ndarray:
+    def _choose_skills(self, n: int, state: np.ndarray | None, starts: np.ndarray | None) -> np.ndarray:
         if state is None:
             return self.skill_prior.sample(n)
         skills = self.skill_prior.validate(state)
@@ -360,8 +269,7 @@ class SkillPolicy(BasePolicy):
         if len(skills) != n:
             raise ValueError(f"state must hold one skill for each of the {n} observations, got {len(skills)}")
         skills = skills.copy()
-        if episode_start is not None:
-            starts = np.broadcast_to(episode_start, n).astype(bool)
+        if starts is not None:
             skills[starts] = self.skill_prior.sample(int(starts.sum()))
         return skills
 
@@ -372,13 +280,15 @@ class SkillPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self.actor(observation, deterministic)
 
-    def set_training_mode(self, mode: bool) -> None:
+    def train(self, mode: bool = True) -> SkillPolicy:
         """
-        :param mode: training mode for actor and critic; the target stays in evaluation mode
+        As PyTorch's, but the target critics stay in evaluation mode.
+
+        :param mode: training mode for actor and critics
         """
-        self.actor.set_training_mode(mode)
-        self.critic.set_training_mode(mode)
-        self.training = mode
+        super().train(mode)
+        self.critic_target.train(False)
+        return self
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ["skill_prior", "net_arch", "activation_fn", "actor_activation_fn", "features_extractor_class"]

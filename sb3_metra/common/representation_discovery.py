@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_metra.common.networks import Representation, check_finite
+from sb3_metra.common.constructor import check_phi_kwargs
+from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
 from sb3_metra.common.representation import RepresentationObjective
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.skills import make_prior
+from sb3_metra.common.spaces import read_observations
+
+_MEASURED_STEPS = 10_000
 
 
 class RepresentationDiscovery(SkillDiscovery):
@@ -52,7 +57,19 @@ class RepresentationDiscovery(SkillDiscovery):
         :param dim: components of its output; ``None``: as many as a skill has
         :param kwargs: arguments of :class:`~sb3_metra.common.networks.Representation` to set or to replace
         """
+        extractor_class = self.policy.features_extractor_class
+        self.phi_kwargs = check_phi_kwargs(Representation, self.phi_kwargs, extractor_class)
         return super().make_representation(dim, **(self.phi_kwargs | kwargs))
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """As the parent's; before the first gradient step, each phi that normalises steps measures them."""
+        networks = [x for x in self.objective.modules() if isinstance(x, Representation) and x.step_scale is not None]
+        if networks and not self._n_updates:
+            assert self.replay_buffer is not None
+            batch = self.replay_buffer.sample(_MEASURED_STEPS, env=self._vec_normalize_env)
+            for network in networks:
+                network.fit_steps(batch.observations, batch.next_observations)
+        super().train(gradient_steps, batch_size)
 
     def encode(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """
@@ -60,13 +77,16 @@ class RepresentationDiscovery(SkillDiscovery):
 
         :param observation: one observation or a batch of n
         :return: (n, skill_dim), without the first axis for one observation
-        :raises ValueError: if the observation is not finite
+        :raises ValueError: if the observation is not finite, or has another shape
         """
-        check_finite(observation)
         phi = self.objective.phi
-        obs, vectorized = phi.obs_to_tensor(observation)
+        if phi.training:
+            self.objective.eval()
+        arrays, _, vectorized = read_observations(observation, self.observation_space)
         with th.no_grad():
-            latents = phi(obs).cpu().numpy()
+            latents = phi(obs_as_tensor(arrays, phi.device)).cpu().numpy()
+        if not np.isfinite(latents).all():
+            raise ValueError("phi must be finite, got NaN or infinity: look at its weights, and at the observation")
         return latents if vectorized else latents[0]
 
     def skill_toward(
@@ -79,4 +99,7 @@ class RepresentationDiscovery(SkillDiscovery):
         :param goal: an observation g of the goal, or a batch of n
         :return: (n, skill_dim), without the first axis for one observation
         """
-        return self.skill_prior.toward(self.encode(goal) - self.encode(observation))
+        here, there = self.encode(observation), self.encode(goal)
+        if here.ndim == there.ndim == 2 and len(here) != len(there):
+            raise ValueError(f"goal must hold one for each of the {len(here)} observations, got {len(there)}")
+        return self.skill_prior.toward(there - here)

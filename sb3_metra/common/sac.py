@@ -14,10 +14,18 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.common.arguments import check_arguments, parse_target_entropy
 from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.captured_step import CapturedStep
+from sb3_metra.common.constructor import (
+    SEED,
+    check_arguments,
+    check_first,
+    check_rate,
+    check_replay_kwargs,
+    parse_target_entropy,
+)
 from sb3_metra.common.dual import DualVariable
 from sb3_metra.common.frame_buffer import choose_buffer
 from sb3_metra.common.networks import Representation
@@ -25,7 +33,11 @@ from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.optimization import fast_kernels, is_fused, move_average, set_learning_rate, step
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SkillActor, SkillCritic, SkillPolicy
 from sb3_metra.common.skills import SkillPrior
+from sb3_metra.common.spaces import check_env
 from sb3_metra.common.type_aliases import EpisodeObservations, Info, SkillReplayBufferSamples
+
+_FAILED = "failed/"  # begins the names of what tells which part of a gradient step was not finite
+_LARGE = 1e6  # an observation beyond this is worth a word once something is not finite
 
 
 class SkillSAC(OffPolicyAlgorithm, ABC):
@@ -112,6 +124,17 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        first = check_first(
+            policy,
+            self.policy_aliases,
+            SkillPolicy,
+            policy_kwargs=policy_kwargs,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            verbose=verbose,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
         injected: dict[str, Any] = {"skill_prior": skill_prior}
         if (critic_dim := self.critic_dim(skill_prior)) != 1:
             injected["critic_dim"] = critic_dim
@@ -128,22 +151,17 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
             gradient_steps,
             action_noise,
             replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs={**(replay_buffer_kwargs or {}), "skill_dim": skill_prior.dim},
-            policy_kwargs={**(policy_kwargs or {}), **injected},
-            stats_window_size=stats_window_size,
+            replay_buffer_kwargs={**(first["replay_buffer_kwargs"] or {}), "skill_dim": skill_prior.dim},
+            policy_kwargs={**(first["policy_kwargs"] or {}), **injected},
+            stats_window_size=first["stats_window_size"],
             tensorboard_log=tensorboard_log,
-            verbose=verbose,
+            verbose=first["verbose"],
             device=device,
             support_multi_env=True,
             seed=seed,
             sde_support=False,
             supported_action_spaces=(spaces.Box,),
         )
-        if not issubclass(self.policy_class, SkillPolicy):
-            raise ValueError(
-                f"policy must be a SkillPolicy, got {self.policy_class.__name__}: not a policy, or not a saved model, "
-                f"of {type(self).__name__}"
-            )
         self.algorithm = type(self).__name__  # the file says by this name which class it belongs to
         self.objective_batch_size = objective_batch_size
         self.ent_coef = ent_coef
@@ -154,6 +172,11 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         self.cuda_graph = cuda_graph
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_env(env)
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     @property
     def skill_prior(self) -> SkillPrior:
@@ -191,6 +214,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
 
         :param seed: the seed; ``None`` leaves SB3's generators alone and draws new seeds for ours
         """
+        seed = SEED("seed", seed)
         super().set_random_seed(seed)
         skills, own, replay = (np.random.default_rng(x) for x in np.random.SeedSequence(seed).spawn(3))
         self.skill_rng, self.skill_prior.rng, self._replay_rng = skills, own, replay
@@ -198,11 +222,17 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
             self.replay_buffer.rng = replay
 
     def _setup_model(self) -> None:
+        if vars(self).get("observation_space") is None:
+            raise ValueError("env must be an environment or its registered name, got None, which is only for loading")
         check_arguments(self)
         self.replay_buffer_class, self.replay_buffer_kwargs = choose_buffer(
             self.replay_buffer_class, self.replay_buffer_kwargs, self.observation_space, self.env
         )
-        super()._setup_model()
+        self.replay_buffer_kwargs = check_replay_kwargs(self.replay_buffer_class, self.replay_buffer_kwargs)
+        try:
+            super()._setup_model()
+        except MemoryError as error:
+            raise ValueError(f"buffer_size must fit into memory, got {self.buffer_size}: {error}") from None
         assert self.replay_buffer is not None
         self.replay_buffer.rng = self._replay_rng
         if self.verbose >= 1:
@@ -259,19 +289,27 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         episode = None if batch.episode is None else EpisodeObservations(*map(self.policy.prepare, batch.episode))
         batch = batch._replace(observations=observations, next_observations=next_observations, episode=episode)
         failed = th.zeros((), device=self.device)  # 1 from the first loss on that is not finite: then nothing moves
+        statistics = self._running_statistics()
         self.objective.train()
-        info = self._step(self.objective_optimizer, self.objective.loss, batch, failed)
+        info = self._step("objective", self.objective_optimizer, self.objective.loss, batch, failed)
         self.objective.eval()
         batch = self.objective.relabel(batch.head(self.batch_size if batch_size is None else batch_size))
         with self._autocast():
             batch = batch._replace(rewards=self.objective.reward(batch))
-        info |= self._step(self.critic.optimizer, self.critic_loss, batch, failed)
-        info |= self._step(self.actor.optimizer, self.actor_loss, batch, failed)
+        info |= {"intrinsic_reward": self.q_values((batch.rewards,), batch.skills)}
+        info |= self._step("critic", self.critic.optimizer, self.critic_loss, batch, failed)
+        info |= self._step("actor", self.actor.optimizer, self.actor_loss, batch, failed)
+        for statistic, before in statistics:
+            statistic.copy_(th.where(failed > 0, before, statistic))
         move_average(self.critic_target.parameters(), self.critic.parameters(), self.tau * (1.0 - failed))
         for target, statistic in zip(self.critic_target.buffers(), self.critic.buffers(), strict=True):
             target.copy_(statistic)  # running statistics, as SB3 copies them
-        reward = self.q_values((batch.rewards,), batch.skills)
-        return info | {"intrinsic_reward": reward, "finite": 1.0 - failed}
+        return info
+
+    def _running_statistics(self) -> list[tuple[th.Tensor, th.Tensor]]:
+        """What networks change without an optimiser, such as batch norm's averages, each with a copy."""
+        modules = (self.objective, self.actor, self.critic)
+        return [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
 
     def q_values(self, values: tuple[th.Tensor, ...], skills: th.Tensor) -> th.Tensor:
         """
@@ -333,12 +371,12 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         return th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.bfloat16)
 
     def _step(
-        self, optimizer: th.optim.Optimizer, loss_fn: Any, batch: SkillReplayBufferSamples, failed: th.Tensor
+        self, name: str, optimizer: th.optim.Optimizer, loss_fn: Any, batch: SkillReplayBufferSamples, failed: th.Tensor
     ) -> Info:
         with self._autocast():
             loss, info = loss_fn(batch)
         step(optimizer, loss, failed)
-        return info
+        return info | {_FAILED + name: failed.clone()}
 
     def _averaged_step(self, batch: SkillReplayBufferSamples, batch_size: int) -> th.Tensor:
         """A gradient step, and the average over its transitions of each number to log, (numbers,)."""
@@ -347,7 +385,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         return th.stack([x.float().mean() for x in info.values()])
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        progress = self._current_progress_remaining
+        learning_rate = check_rate(self.lr_schedule(progress), progress)
         self.logger.record("train/learning_rate", learning_rate)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             set_learning_rate(optimizer, learning_rate, self._captures)
@@ -360,13 +399,32 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         """Log the averages over the last gradient steps, with one transfer from the device."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         logged = dict(zip(self._logged_names, means.tolist(), strict=True))
-        finite = logged.pop("finite", 1.0)
-        wrong = {name: mean for name, mean in logged.items() if not np.isfinite(mean)}
-        if wrong or finite < 1.0:
-            name, mean = next(iter(wrong.items()), ("gradient", "NaN or infinity"))
+        failed = [name for name in logged if name.startswith(_FAILED) and logged[name] > 0]
+        if failed or not np.isfinite(list(logged.values())).all():
             raise ValueError(
-                f"{name} must be finite, got {mean} in one of the last {gradient_steps} gradient steps; in that "
-                "step no weight moved from the first such number on"
+                f"{self._name_culprit(logged, failed)} in one of the last {gradient_steps} gradient steps; in that "
+                f"step no weight moved from the first such number on{self._describe_replay()}"
             )
         for name, mean in logged.items():
-            self.logger.record(f"train/{name}", mean)
+            if not name.startswith(_FAILED):
+                self.logger.record(f"train/{name}", mean)
+
+    def _name_culprit(self, logged: dict[str, float], failed: list[str]) -> str:
+        """Which number was not finite first: one that is logged, or a gradient."""
+        names = list(logged)
+        part = names.index(failed[0]) if failed else len(names)
+        wrong = [name for name in names[:part] if not np.isfinite(logged[name])]
+        if wrong:
+            return f"{wrong[0]} must be finite, got {logged[wrong[0]]}"
+        if failed:
+            return f"the gradient of the {failed[0].removeprefix(_FAILED)} must be finite, got NaN or infinity"
+        name = next(name for name in names if not np.isfinite(logged[name]))
+        return f"{name} must be finite, got {logged[name]}"
+
+    def _describe_replay(self) -> str:
+        """The largest observation in replay, if squares of it overflow: then it is the culprit."""
+        stored: Any = getattr(self.replay_buffer, "observations", None)
+        arrays = stored.values() if isinstance(stored, dict) else [stored]
+        sizes = [np.abs(x[: self.replay_buffer.size()]).max(initial=0.0) for x in arrays if x is not None]  # type: ignore[union-attr]
+        largest = max(sizes, default=0.0)
+        return f"; replay holds an observation of {largest:g}" if largest > _LARGE else ""

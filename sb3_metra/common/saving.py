@@ -61,6 +61,36 @@ def write_model(
     :param variables: further tensors by name
     :param algorithm: name of the method's class
     """
+    plain, packed = _encode_model(data, parameters, variables, algorithm)
+    with open_to_write(path, "zip") as file:
+        save_to_zip_file(file, data, parameters, variables)
+        with zipfile.ZipFile(file, "a") as archive:
+            plain["crc32"] = {info.filename: info.CRC for info in archive.infolist()}
+            archive.writestr(_TENSORS, packed)
+            archive.writestr(_PLAIN, json.dumps(plain, indent=1))
+
+
+def write_policy(path: File, data: dict[str, Any], state_dict: dict[str, Any]) -> None:
+    """
+    Write a policy of its own, without pickles.
+
+    :param path: the file, or an open one
+    :param data: its constructor's arguments
+    :param state_dict: its tensors
+    :raises NotPlain: if an argument cannot be written as JSON and arrays
+    """
+    plain, packed = _encode_model(data, {"policy": state_dict}, {}, None)
+    if plain["pickled"]:
+        raise NotPlain(f"policy cannot be saved without pickle, because of {plain['pickled']}: save its state_dict()")
+    with open_to_write(path, "") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(_TENSORS, packed)
+        archive.writestr(_PLAIN, json.dumps(plain | {"crc32": {}}, indent=1))
+
+
+def _encode_model(
+    data: dict[str, Any], parameters: dict[str, Any], variables: dict[str, Any], algorithm: str | None
+) -> tuple[dict[str, Any], bytes]:
+    """Everything as JSON, and the tensors that it names."""
     tensors: dict[str, th.Tensor] = {}
     plain: dict[str, Any] = {"format": _FORMAT, "algorithm": algorithm}
     plain["versions"] = {name: _version(name) for name in _VERSIONS}
@@ -68,13 +98,7 @@ def write_model(
     plain["parameters"] = encode(parameters, tensors, "parameters")
     plain["variables"] = encode(variables, tensors, "variables")
     packed = safetensors.torch.save(_separate(tensors))
-    plain["sha256"] = sha256(packed).hexdigest()
-    with open_to_write(path, "zip") as file:
-        save_to_zip_file(file, data, parameters, variables)
-        with zipfile.ZipFile(file, "a") as archive:
-            plain["crc32"] = {info.filename: info.CRC for info in archive.infolist()}
-            archive.writestr(_TENSORS, packed)
-            archive.writestr(_PLAIN, json.dumps(plain, indent=1))
+    return plain | {"sha256": sha256(packed).hexdigest()}, packed
 
 
 def _encode_data(data: dict[str, Any], tensors: dict[str, th.Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -161,6 +185,28 @@ def read_parameters(path: File) -> tuple[str, dict[str, Any]]:
             return archive.label, _decode_parameters(archive.label, plain, _read_tensors(archive, plain))[0]
         _read_data(archive)
         return archive.label, _read_state_dicts(archive)[0]
+
+
+def read_policy(
+    path: File, custom_objects: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """
+    Read a policy's own file; nothing is unpickled.
+
+    :param path: the file, or an open one
+    :param custom_objects: arguments that replace those of the file, by name; and classes that it may name
+    :return: the constructor's arguments and the state dictionary; ``None`` if SB3 wrote the file, which pickles it
+    :raises ValueError: if the file is not whole, or names what is not known
+    """
+    with open_archive(path, "") as archive:
+        if not archive.has(_PLAIN):
+            return None
+        plain = _read_plain(archive)
+        tensors = _read_tensors(archive, plain)
+        data, unread = _decode_data(archive.label, plain, tensors, dict(custom_objects or {}))
+        if unread:
+            raise ValueError(_refusal(archive.label, unread))
+        return data, _decode_parameters(archive.label, plain, tensors)[0]["policy"]
 
 
 def read_algorithm(path: File) -> tuple[str, str | None]:
@@ -259,9 +305,12 @@ def _decode_parameters(
     label: str, plain: dict[str, Any], tensors: dict[str, th.Tensor]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        return decode(plain["parameters"], tensors), decode(plain["variables"], tensors)
+        parameters, variables = (decode(plain[name], tensors) for name in ("parameters", "variables"))
     except ValueError as error:
         raise ValueError(f"{label} is not whole: its parameters, {error}") from error
+    if not (isinstance(parameters, dict) and isinstance(variables, dict)):
+        raise ValueError(f"{label} is not whole: its parameters are no dictionary")
+    return parameters, variables
 
 
 def _refusal(label: str, unread: dict[str, str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch as th
-import torch.nn.functional as F
 from torch import nn
 
 _PLANES, _DECAY = 8, 0.99
@@ -50,4 +49,4 @@ class SkillCounts(nn.Module):
         """On which side of each hyperplane skills lie, as one-hots, (batch, 2^planes)."""
         sides = (skills @ self.hyperplanes > 0).long()
         powers = th.arange(_PLANES, device=skills.device)
-        return F.one_hot((sides << powers).sum(dim=1), 2**_PLANES).float()
+        return th.eye(2**_PLANES, device=skills.device)[(sides << powers).sum(dim=1)]

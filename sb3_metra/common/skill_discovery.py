@@ -15,9 +15,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.common.arguments import check_table
 from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
-from sb3_metra.common.networks import check_finite
+from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
 from sb3_metra.common.persistent import PersistentSAC
+from sb3_metra.common.spaces import check_finite, check_step
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
 from sb3_metra.common.workers import guard_workers
 
@@ -80,7 +82,8 @@ class SkillDiscovery(PersistentSAC):
         if self._resets is None or self._resets.venv is not self.env:
             if self._resets is not None:
                 self._resets.close()
-            assert self.env is not None, "env must be given before learning"
+            if self.env is None:
+                raise ValueError("env must be given before learning, got None: hand it to load, or call set_env")
             self._resets = ResetWatch(self.env)
 
     def _begin_episodes(self, observations: Any) -> None:
@@ -128,8 +131,7 @@ class SkillDiscovery(PersistentSAC):
         :return: steps and episodes of the round, and whether to go on
         """
         self.policy.set_training_mode(False)
-        if env.num_envs > 1 and train_freq.unit.value == "episode":
-            raise ValueError(f"train_freq must count steps with {env.num_envs} environments, got {train_freq}")
+        check_train_freq(train_freq, env.num_envs)
         callback.on_rollout_start()
         while should_collect_more_steps(train_freq, *self._round):
             if self._last_obs is None or (self._resets is not None and self._resets.take()):
@@ -156,6 +158,7 @@ class SkillDiscovery(PersistentSAC):
         new_obs, rewards, dones, infos = env.step(actions)
         self._last_obs, new_obs = before, copy_observation(new_obs)
         try:
+            dones = check_step(new_obs, rewards, dones, env)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
         except BaseException:
             self._last_obs = None
@@ -234,12 +237,27 @@ class SkillDiscovery(PersistentSAC):
         :param callback: SB3 callbacks
         :param log_interval: episodes between two lines of the log
         :param tb_log_name: name of the run for TensorBoard; ``None``: that of the algorithm
-        :param reset_num_timesteps: start counting steps, and new episodes, afresh
+        :param reset_num_timesteps: start counting steps, and new episodes, afresh; a run that :meth:`resume` took up
+            goes on in any case
         :param progress_bar: show a progress bar
         :return: this model
+        :raises ValueError: for an argument that does not fit, or an environment that returns what does not
         """
-        name = type(self).__name__ if tb_log_name is None else tb_log_name
-        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        own: dict[str, Any] = {
+            "total_timesteps": total_timesteps,
+            "callback": callback,
+            "log_interval": log_interval,
+            "tb_log_name": tb_log_name,
+            "reset_num_timesteps": reset_num_timesteps,
+            "progress_bar": progress_bar,
+        }
+        own = check_table(LEARN, own)
+        own["reset_num_timesteps"] = own["reset_num_timesteps"] and self._resumed is None
+        if own["tb_log_name"] is None:
+            own["tb_log_name"] = type(self).__name__
+        if self.tensorboard_log is not None:
+            check_folder("tensorboard_log", self.tensorboard_log)
+        return super().learn(**own)
 
     # Saving
 
@@ -258,8 +276,7 @@ class SkillDiscovery(PersistentSAC):
         """
         Go on from a checkpoint: on a CPU, to the bit as if the run had never stopped.
 
-        Then call ``learn(total - model.num_timesteps, callback, reset_num_timesteps=False)`` with callbacks made as
-        before; theirs go on, too.
+        Then call ``learn(total - model.num_timesteps, callback)`` with callbacks made as before; they go on, too.
 
         :param path: a checkpoint, the folder of a run's checkpoints, or the run's folder; the newest whole one is taken
         :param env: environments made as before

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_metra.common.arguments import FLAG, integer, shorten
 from sb3_metra.common.type_aliases import Random
 
 _TOLERANCE = 1e-3  # of a skill's norm; float32 arithmetic stays far below
@@ -28,9 +29,7 @@ class SkillPrior(ABC):
     discrete: bool = False
 
     def __init__(self, dim: int) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
-            raise ValueError(f"skill_dim must be an integer of at least 1, got {dim!r}")
-        self.dim = int(dim)
+        self.dim = integer(1)("skill_dim", dim)
         self.rng = np.random.default_rng()
 
     def __repr__(self) -> str:
@@ -129,7 +128,10 @@ class SkillPrior(ABC):
         :return: the same skills as a float32 array
         :raises ValueError: where shape or values cannot come from p(z)
         """
-        array = np.asarray(skills, dtype=np.float32)
+        try:
+            array = np.asarray(skills, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise ValueError(f"skill must be an array of numbers, got {shorten(skills)}") from None
         if array.ndim not in (1, 2) or array.shape[-1] != self.dim:
             raise ValueError(f"skill must have shape ({self.dim},) or (n, {self.dim}), got {array.shape}")
         reason = self._violation(array.reshape(-1, self.dim)) if np.isfinite(array).all() else "must be finite"
@@ -245,7 +247,10 @@ class OneHotPrior(SkillPrior):
         return self._one_hot(np.argmax(self._direction(direction), axis=-1))
 
     def from_action(self, actions: np.ndarray) -> np.ndarray:
-        return self._one_hot(np.asarray(actions, dtype=np.int64))
+        numbers = np.asarray(actions)
+        if not np.isin(numbers, np.arange(self.dim)).all():
+            raise ValueError(f"actions must be numbers of skills, 0 to {self.dim - 1}, got {shorten(actions)}")
+        return self._one_hot(numbers.astype(np.int64))
 
     def _violation(self, skills: np.ndarray) -> str | None:
         one_hot = ((skills == 0.0) | (skills == 1.0)).all() and (skills.sum(axis=-1) == 1.0).all()
@@ -263,6 +268,7 @@ def make_prior(skill_dim: int, discrete: bool = False, unit_skills: bool = True)
     :param discrete: one-hot skills instead of continuous ones
     :param unit_skills: continuous skills on the unit sphere instead of Gaussian ones
     """
+    discrete, unit_skills = FLAG("discrete", discrete), FLAG("unit_skills", unit_skills)
     if discrete:
         return OneHotPrior(skill_dim)
     return SpherePrior(skill_dim) if unit_skills else GaussianPrior(skill_dim)

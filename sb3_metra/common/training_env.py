@@ -10,6 +10,10 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_metra.common.spaces import check_observation, check_outcome, from_environment
+
+_OUTCOME = ("observation", "reward", "terminated", "truncated", "info")
+
 
 def copy_observation(observation: Any) -> Any:
     """
@@ -25,17 +29,37 @@ def copy_observation(observation: Any) -> Any:
 
 
 class OwnObservations(gym.Wrapper[Any, Any, Any, Any]):
-    """Hands out copies of observations, for an environment that changes in ``reset`` what ``step`` returned."""
+    """
+    Hands out copies of observations, for an environment that changes in ``reset`` what ``step`` returned, and refuses
+    what the vectorised environment around it would broadcast or cast without a word.
+
+    :param env: an environment
+    :param index: its number among the training environments, to name in an error
+    """
+
+    def __init__(self, env: gym.Env, index: int = 0) -> None:
+        super().__init__(env)
+        self._source, self._space = from_environment(index), env.observation_space
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As Gymnasium's ``reset``."""
-        observation, info = self.env.reset(**kwargs)
+        observation, info = self._unpack(self.env.reset(**kwargs), "reset", ("observation", "info"))
+        check_observation(observation, self._space, self._source)
         return copy_observation(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As Gymnasium's ``step``."""
-        observation, *rest = self.env.step(action)
-        return copy_observation(observation), *rest
+        returned = self._unpack(self.env.step(action), "step", _OUTCOME)
+        observation, reward, terminated, truncated, info = returned
+        check_observation(observation, self._space, self._source)
+        check_outcome(reward, terminated, truncated, info, self._source)
+        return copy_observation(observation), reward, terminated, truncated, info
+
+    def _unpack(self, returned: Any, method: str, names: tuple[str, ...]) -> tuple[Any, ...]:
+        if not isinstance(returned, (tuple, list)) or len(returned) != len(names):
+            got = f"{len(returned)} things" if isinstance(returned, (tuple, list)) else f"a {type(returned).__name__}"
+            raise ValueError(f"{method} must return ({', '.join(names)}), got {got} {self._source}")
+        return tuple(returned)
 
 
 def own_observations(env: Any) -> Any:
@@ -53,7 +77,7 @@ def own_observations(env: Any) -> Any:
     while isinstance(base, VecEnvWrapper):
         base = base.venv
     if isinstance(base, DummyVecEnv):
-        base.envs = [x if isinstance(x, OwnObservations) else OwnObservations(x) for x in base.envs]
+        base.envs = [x if isinstance(x, OwnObservations) else OwnObservations(x, i) for i, x in enumerate(base.envs)]
     return env
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -12,10 +13,12 @@ from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
-from sb3_metra.downstream.wrappers import check_fit
+from sb3_metra.common.inputs import check_flag, check_numbers, check_text
+from sb3_metra.common.skill_model import check_fit, require_prior
 
 
 class SkillStartPolicy(SACPolicy):
@@ -66,9 +69,19 @@ def sac_from_skill(
     :return: the algorithm
     :raises ValueError: where model and task do not fit, or observations are no vectors
     """
-    skill = model.skill_prior.validate(skill)
+    prior = require_prior(model)
+    skill = prior.validate(check_numbers("skill", skill))
     if skill.ndim != 1:
-        raise ValueError(f"skill must be a single one, of shape ({model.skill_prior.dim},), got {skill.shape}")
+        raise ValueError(f"skill must be a single one, of shape ({prior.dim},), got {skill.shape}")
+    check_flag("critics", critics)
+    check_text("observation_key", observation_key)
+    if not isinstance(env, gym.Env | VecEnv):
+        raise ValueError(f"env must be an environment, or a vectorised one, got {env!r}")
+    if getattr(model, "normalization", None) is not None and not _is_normalized(env):
+        raise ValueError(
+            "env must normalise observations as they were when the skills were learnt, got one that does not: wrap it "
+            "with model.normalization.wrap(venv)"
+        )
     encoders = model.policy.actor.features_extractor
     if not isinstance(model.observation_space, spaces.Box) or any(True for _ in encoders.parameters()):
         raise ValueError(
@@ -100,6 +113,10 @@ def sac_from_skill(
                 _take_over(ours, theirs, columns, z)
             sac.critic_target.load_state_dict(sac.critic.state_dict())
     return sac
+
+
+def _is_normalized(env: gym.Env | VecEnv) -> bool:
+    return isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None
 
 
 def _extractor_class(env: GymEnv) -> type[BaseFeaturesExtractor]:

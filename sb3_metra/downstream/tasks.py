@@ -11,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_metra.common.inputs import check_choice, check_count, check_flag, check_number, check_place, check_tasks
+
 HURDLES = (-15.0, -13.0, -9.0, -5.0, -1.0, 3.0, 7.0, 11.0, 15.0, 19.0, 23.0, 27.0)
 """Where hurdles stand along x, in metres, as in the code of TLDR (arXiv 2407.08464); those ahead of the start count."""
 _HURDLE_SIZE, _HURDLE_HEIGHT = (0.05, 1.0, 0.03), 0.2  # half the edges of a bar, and how high its middle lies
@@ -44,13 +46,13 @@ class GoalTask(gym.Wrapper[Any, Any, Any, Any]):
         reward: Literal["stay", "reach"] = "stay",
         relative_goal: bool = False,
     ) -> None:
-        super().__init__(env)
-        numbers = {"goal_range": goal_range, "radius": radius, "new_goal_every": new_goal_every or 1}
-        for name, number in numbers.items():
-            if not (np.isfinite(number) and number > 0):
-                raise ValueError(f"{name} must be a finite number above 0, got {number!r}")
-        if reward not in ("stay", "reach"):
-            raise ValueError(f'reward must be "stay" or "reach", got {reward!r}')
+        super().__init__(_checked(env))
+        check_number("goal_range", goal_range)
+        check_number("radius", radius)
+        if new_goal_every is not None:
+            check_count("new_goal_every", new_goal_every)
+        check_choice("reward", reward, ("stay", "reach"))
+        check_flag("relative_goal", relative_goal)
         self.goal_range, self.radius, self.new_goal_every = goal_range, radius, new_goal_every
         self.reward_for, self.relative_goal = reward, relative_goal
         n_coordinates = len(_coordinates(env.reset()[1]))
@@ -62,12 +64,13 @@ class GoalTask(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As Gymnasium's ``reset``; ``options=dict(goal=...)`` gives the first goal instead of drawing it."""
+        given = None if options is None or "goal" not in options else _like(options["goal"], self.goal)
         observation, info = self.env.reset(seed=seed, options=options)
         self._steps = self._reached = 0
         self.goal = np.zeros(len(self.goal))
         self._draw_goal()
-        if options is not None and "goal" in options:
-            self.goal = _like(options["goal"], self.goal)
+        if given is not None:
+            self.goal = given
         return self._observe(observation, info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -107,7 +110,9 @@ class HurdleTask(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
+        super().__init__(_checked(env))
+        if not env.has_wrapper_attr("get_body_com"):
+            raise ValueError(f"env must be one of MuJoCo's bodies among hurdles, got {env}")
         hurdle_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.observation_space = spaces.Dict({"observation": env.observation_space, "hurdle": hurdle_space})
         self._passed = 0
@@ -152,11 +157,11 @@ class AchieveTask(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
+        super().__init__(_checked(env))
         info = env.reset()[1]
         if not info.get("tasks"):
             raise ValueError('env must tell which tasks are achieved as info["tasks"], at every reset and step')
-        self.tasks = list(info["tasks"])
+        self.tasks = list(check_tasks('info["tasks"]', info["tasks"]))
         self.task = self.tasks[0]
         goal_space = spaces.Box(0.0, 1.0, (len(self.tasks),), np.float32)
         self.observation_space = spaces.Dict({"observation": env.observation_space, "goal": goal_space})
@@ -240,17 +245,29 @@ def make_hurdle_task(**kwargs: Any) -> HurdleTask:
 
 def _make(body: str, **kwargs: Any) -> gym.Env[Any, Any]:
     """One of this package's environments without its time limit: the task has its own."""
-    return gym.make(f"sb3_metra.envs:sb3_metra/{body}-v0", max_episode_steps=-1, **kwargs)
+    try:
+        return gym.make(f"sb3_metra.envs:sb3_metra/{body}-v0", max_episode_steps=-1, **kwargs)
+    except gym.error.UnregisteredEnv as error:
+        raise ValueError(f"body must be the name of an environment, such as Ant, got {body!r}: {error}") from error
+
+
+def _checked(env: Any) -> gym.Env[Any, Any]:
+    if not isinstance(env, gym.Env):
+        raise ValueError(f"env must be a Gymnasium environment, got {env!r}")
+    return env
 
 
 def _coordinates(info: dict[str, Any]) -> np.ndarray:
     if "coordinates" not in info:
         raise ValueError('env must tell its place as info["coordinates"], at every reset and step')
-    return np.asarray(info["coordinates"], dtype=np.float64)
+    return check_place('info["coordinates"]', info["coordinates"])
 
 
 def _like(goal: Any, other: np.ndarray) -> np.ndarray:
-    array = np.asarray(goal, dtype=np.float64)
-    if array.shape != other.shape or not np.isfinite(array).all():
+    try:
+        place = check_place("goal", goal)
+    except ValueError:
+        place = np.empty(0)
+    if place.shape != other.shape:
         raise ValueError(f"goal must be a finite place of shape {other.shape}, got {goal!r}")
-    return array
+    return place

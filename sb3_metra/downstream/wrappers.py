@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,22 +11,11 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from sb3_metra.common.inputs import check_count, check_numbers, check_text
+from sb3_metra.common.skill_model import SkillModel, check_fit, check_prior, observation_normalizer, require_prior
 from sb3_metra.common.skills import GaussianPrior, SkillPrior
 
 _GAUSSIAN_REACH = 2.0  # standard deviations of a Gaussian skill's component that an action of 1 stands for
-
-
-class SkillModel(Protocol):
-    """What follows skills: every algorithm of this package, or whatever has SB3's ``predict`` and a prior."""
-
-    @property
-    def skill_prior(self) -> SkillPrior:
-        """p(z)."""
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As SB3's ``predict``; ``state`` is the skill."""
 
 
 def skill_action_space(prior: SkillPrior) -> spaces.Discrete | spaces.Box:
@@ -36,6 +25,7 @@ def skill_action_space(prior: SkillPrior) -> spaces.Discrete | spaces.Box:
     :param prior: p(z)
     :return: ``Discrete(dim)`` for discrete skills, else a box [-1, 1] of ``dim`` components
     """
+    check_prior(prior)
     return spaces.Discrete(prior.dim) if prior.discrete else spaces.Box(-1.0, 1.0, (prior.dim,), np.float32)
 
 
@@ -50,13 +40,18 @@ def to_skills(prior: SkillPrior, actions: np.ndarray) -> np.ndarray:
     :param prior: p(z)
     :param actions: from :func:`skill_action_space`, (n,) where it is discrete, else (n, dim)
     :return: (n, dim), float32
-    :raises ValueError: where a continuous action is not finite
+    :raises ValueError: if an action is not the number of a skill, or a continuous one is not finite or of another shape
     """
+    check_prior(prior)
+    actions = check_numbers("actions", actions)
     if prior.discrete:
-        return np.eye(prior.dim, dtype=np.float32)[np.asarray(actions, dtype=np.int64).reshape(-1)]
-    actions = np.asarray(actions, dtype=np.float32).reshape(-1, prior.dim)
-    if not np.isfinite(actions).all():
-        raise ValueError("actions must be finite to choose skills, got NaN or infinity")
+        numbers = actions.reshape(-1)
+        if not np.isin(numbers, np.arange(prior.dim)).all():
+            raise ValueError(f"actions must be the numbers of skills, from 0 to {prior.dim - 1}, got {numbers[:4]}")
+        return np.eye(prior.dim, dtype=np.float32)[numbers.astype(np.int64)]
+    if not actions.ndim or actions.shape[-1] != prior.dim:
+        raise ValueError(f"actions must have shape (n, {prior.dim}) to choose skills, got {actions.shape}")
+    actions = actions.reshape(-1, prior.dim).astype(np.float32)
     if isinstance(prior, GaussianPrior):
         return _GAUSSIAN_REACH * actions
     return prior.toward(actions)
@@ -66,10 +61,10 @@ class SkillActionWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """
     An environment whose action is a skill. A frozen policy follows it, by its mode, for ``skill_length`` steps.
 
-    The reward is the sum over those steps. Where the episode ends on the way, the step ends there and says so. The
-    policy sees what it was trained on: the whole observation, or the part ``observation_key`` of a dictionary; what a
-    task adds to it, such as a goal, is for whoever chooses the skills. ``info`` is that of the last step, with the
-    ``"skill"`` and ``"skill_steps"``, the number of steps that it was followed.
+    The reward is the sum over those steps. If the episode ends on the way, the step ends there and says so. The policy
+    sees what it was trained on: the whole observation, or the part ``observation_key`` of a dictionary, normalised by
+    the statistics that it carries. What a task adds to it, such as a goal, is for whoever chooses the skills. ``info``
+    is that of the last step, with the ``"skill"`` and ``"skill_steps"``, the number of steps that it was followed.
 
     :param env: a task, with actions as the policy gives them
     :param model: what follows skills
@@ -81,10 +76,14 @@ class SkillActionWrapper(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(
         self, env: gym.Env[Any, Any], model: SkillModel, skill_length: int = 25, observation_key: str = "observation"
     ) -> None:
+        if not isinstance(env, gym.Env):
+            raise ValueError(f"env must be a Gymnasium environment, got {env!r}: SkillActionVecWrapper wraps a VecEnv")
         super().__init__(env)
-        self.model, self.skill_length = model, _positive(skill_length)
+        self.model, self.skill_length = model, check_count("skill_length", skill_length)
+        check_text("observation_key", observation_key)
+        self.action_space = skill_action_space(require_prior(model))
         self.low_level_key = check_fit(model, env.observation_space, env.action_space, observation_key)
-        self.action_space = skill_action_space(model.skill_prior)
+        self._normalize = observation_normalizer(model)
         self._observation: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -99,7 +98,7 @@ class SkillActionWrapper(gym.Wrapper[Any, Any, Any, Any]):
         (skill,) = to_skills(self.model.skill_prior, np.asarray(action)[None])
         total, steps = 0.0, 0
         while True:
-            seen = _part(self._observation, self.low_level_key)
+            seen = self._normalize(_part(self._observation, self.low_level_key))
             low_level_action, _ = self.model.predict(seen, state=skill, deterministic=True)
             self._observation, reward, terminated, truncated, info = self.env.step(low_level_action)
             total, steps = total + float(reward), steps + 1
@@ -130,9 +129,14 @@ class SkillActionVecWrapper(VecEnvWrapper):
                 f"venv must be a DummyVecEnv or a SubprocVecEnv, got a {type(venv).__name__}: wrap the "
                 "SkillActionVecWrapper with it instead"
             )
-        self.model, self.skill_length = model, _positive(skill_length)
+        if not isinstance(venv, VecEnv):
+            raise ValueError(f"venv must be a DummyVecEnv or a SubprocVecEnv, as from make_vec_env, got {venv!r}")
+        self.model, self.skill_length = model, check_count("skill_length", skill_length)
+        check_text("observation_key", observation_key)
+        prior = require_prior(model)
         self.low_level_key = check_fit(model, venv.observation_space, venv.action_space, observation_key)
-        super().__init__(venv, action_space=skill_action_space(model.skill_prior))
+        self._normalize = observation_normalizer(model)
+        super().__init__(venv, action_space=skill_action_space(prior))
         self._observations: Any = None
         self._skills = np.zeros((venv.num_envs, model.skill_prior.dim), np.float32)
 
@@ -154,7 +158,7 @@ class SkillActionVecWrapper(VecEnvWrapper):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         news: Sequence[dict[str, Any]]
         for steps in range(1, self.skill_length + 1):
-            seen = _part(self._observations, self.low_level_key)
+            seen = self._normalize(_part(self._observations, self.low_level_key))
             actions, _ = self.model.predict(seen, state=self._skills, deterministic=True)
             running = np.flatnonzero(~over).tolist()
             if len(running) == self.num_envs:
@@ -190,46 +194,6 @@ class SkillActionVecWrapper(VecEnvWrapper):
             else:
                 self._observations[i] = observation
         return rewards, infos
-
-
-def _positive(skill_length: int) -> int:
-    if isinstance(skill_length, bool) or not isinstance(skill_length, (int, np.integer)) or skill_length < 1:
-        raise ValueError(f"skill_length must be an integer of at least 1, got {skill_length!r}")
-    return int(skill_length)
-
-
-def check_fit(model: Any, observation_space: spaces.Space, action_space: spaces.Space, key: str) -> str | None:
-    """
-    Check that a model can act in an environment.
-
-    :param model: any model; what it does not tell is not checked
-    :param observation_space: of the environment
-    :param action_space: of the environment
-    :param key: where the model's observation is in a dictionary that it was not trained on
-    :return: the key, or ``None`` where the model sees the whole observation
-    :raises ValueError: where it cannot
-    """
-    acts_in = getattr(model, "action_space", action_space)
-    if acts_in != action_space:
-        raise ValueError(f"model must act in this environment's action space, {action_space}, got {acts_in}")
-    in_part = isinstance(observation_space, spaces.Dict) and key in observation_space.spaces
-    sees = getattr(model, "observation_space", observation_space[key] if in_part else observation_space)  # type: ignore[index]
-    if _alike(sees, observation_space):
-        return None
-    if in_part and _alike(sees, observation_space[key]):  # type: ignore[index]
-        return key
-    raise ValueError(
-        f"model must have learnt skills on the observations of this environment, {observation_space}, or on their part "
-        f"{key!r}, got one that learnt on {sees}"
-    )
-
-
-def _alike(trained_on: spaces.Space, given: spaces.Space) -> bool:
-    """Whether a policy for one space takes the other: equal, but for bounds and for the channel axis of images."""
-    if not (isinstance(trained_on, spaces.Box) and isinstance(given, spaces.Box)):
-        return trained_on == given
-    channels_first = (given.shape[-1], *given.shape[:-1]) if len(given.shape) == 3 else given.shape
-    return trained_on.dtype == given.dtype and trained_on.shape in (given.shape, channels_first)
 
 
 def _part(observation: Any, key: str | None) -> Any:

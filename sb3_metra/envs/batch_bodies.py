@@ -9,7 +9,6 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from sb3_metra.envs.locomotion import is_on_back
 from sb3_metra.envs.states import get_simulation
 
 
@@ -87,9 +86,9 @@ class Bodies(ABC):
         return Outcome(self.options.observe(state), rewards, self._find_terminated(state), infos)
 
     def _find_terminated(self, state: np.ndarray) -> list[bool]:
-        if not getattr(self.options, "terminate_on_back", False):
+        if not self.options.terminate_on_back:
             return [False] * len(self.envs)
-        terminated: list[bool] = is_on_back(state).tolist()
+        terminated: list[bool] = self.options.find_on_back(state).tolist()
         return terminated
 
     @abstractmethod

@@ -104,18 +104,6 @@ def _warn_unless_deprecated_mass(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def is_on_back(qpos: np.ndarray) -> Any:
-    """
-    Tell whether the upward axis of a floating body points below the horizon.
-
-    :param qpos: Positions, ``(..., nq)``; the root's quaternion of any length stands at 3 to 6
-    :return: ``(...)`` bool
-    """
-    # The axis' height is 1 - 2 (x^2 + y^2) for a unit quaternion; this has its sign for a quaternion of any length.
-    w, x, y, z = (qpos[..., index] for index in range(3, 7))
-    return w * w + z * z < x * x + y * y
-
-
 class LocomotionEnv(MujocoEnv):
     """
     What all bodies share: the observation ``(qpos, qvel, act)``, normalised, the coordinates, and the whole state.
@@ -129,6 +117,7 @@ class LocomotionEnv(MujocoEnv):
     n_coordinates: ClassVar[int]
     goal_range: ClassVar[float]
     camera: ClassVar[str]
+    terminate_on_back: bool
     _mean: np.ndarray | None
     _std: np.ndarray | None
 
@@ -217,12 +206,30 @@ class LocomotionEnv(MujocoEnv):
         self.data.xpos[:] = state["xpos"]
         return None
 
+    @staticmethod
+    def find_on_back(qpos: np.ndarray) -> Any:
+        """
+        Tell whether the upward axis of the torso points below the horizon, here that of a floating body.
+
+        :param qpos: Positions, ``(..., nq)``; the root's quaternion of any length stands at 3 to 6
+        :return: ``(...)`` bool
+        """
+        # The axis' height is 1 - 2 (x^2 + y^2) for a unit quaternion; this has its sign for a quaternion of any length.
+        w, x, y, z = (qpos[..., index] for index in range(3, 7))
+        return w * w + z * z < x * x + y * y
+
+    @property
+    def is_on_back(self) -> bool:
+        """Whether the torso's upward axis points below the horizon."""
+        return bool(self.find_on_back(self.data.qpos))
+
     def _get_reset_info(self) -> dict[str, Any]:
         return {**super()._get_reset_info(), "coordinates": self._get_coordinates()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         check_action(action, (self.model.nu,))
         observation, reward, terminated, truncated, info = super().step(action)
+        terminated = self.terminate_on_back and self.is_on_back  # neither body terminates by itself
         return observation, reward, terminated, truncated, {**info, "coordinates": self._get_coordinates()}
 
     def render(self) -> Any:
@@ -289,26 +296,17 @@ class AntEnv(LocomotionEnv, GymnasiumAntEnv):
         check_names(self, *map(kwargs.get, ("camera_id", "camera_name", "main_body")))
         self._set_observation(normalize)
 
-    @property
-    def is_on_back(self) -> bool:
-        """Whether the torso's upward axis points below the horizon."""
-        return bool(is_on_back(self.data.qpos))
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
-        if self.terminate_on_back:
-            terminated = self.is_on_back
-        return observation, reward, terminated, truncated, info
-
 
 class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
     """
-    Gymnasium's ``HalfCheetah-v5`` that observes its position; it never terminates.
+    Gymnasium's ``HalfCheetah-v5`` that observes its position.
 
     The observation is ``qpos`` (9: x, z, the torso's angle, 6 joint angles) followed by ``qvel`` (9).
     ``info["coordinates"]`` is the torso's ``(x,)`` in metres.
 
     :param normalize: Whether to normalise observations by their fixed mean and standard deviation
+    :param terminate_on_back: Whether an episode terminates once the torso is upside down, as for Ant: an option for
+        training alone. Without it no episode terminates.
     :param kwargs: Passed to ``HalfCheetah-v5``: ``render_mode``, ``width``, ``height``, ``reset_noise_scale``, ...
     """
 
@@ -317,12 +315,18 @@ class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
     goal_range = 100.0
     camera = "track"
 
-    def __init__(self, normalize: bool = True, **kwargs: Any):
+    def __init__(self, normalize: bool = True, terminate_on_back: bool = False, **kwargs: Any):
         check_body(normalize, kwargs, {"exclude_current_positions_from_observation"})
+        check_flag("terminate_on_back", terminate_on_back)
         GymnasiumHalfCheetahEnv.__init__(self, exclude_current_positions_from_observation=False, **kwargs)
-        gym.utils.EzPickle.__init__(self, normalize, **kwargs)
+        gym.utils.EzPickle.__init__(self, normalize, terminate_on_back, **kwargs)
+        self.terminate_on_back = terminate_on_back
         check_names(self, kwargs.get("camera_id"), kwargs.get("camera_name"))
         self._set_observation(normalize)
+
+    @staticmethod
+    def find_on_back(qpos: np.ndarray) -> Any:
+        return np.cos(qpos[..., 2]) < 0.0  # the torso's angle counts turns
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         # Else MuJoCo 3.17 prints, for every environment made, that half_cheetah.xml uses a deprecated attribute, and

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_metra.envs.checks import check_action, check_flag, check_integer
-from sb3_metra.envs.locomotion import LocomotionEnv, check_body, check_names, is_on_back
+from sb3_metra.envs.locomotion import LocomotionEnv, check_body, check_names
 from sb3_metra.envs.rendering import explained_imports
 
 with explained_imports(
@@ -93,11 +93,6 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
     def _step_mujoco_simulation(self, ctrl: np.ndarray, n_frames: int) -> None:
         self.data.ctrl[:] = self.controls(ctrl)
         mujoco.mj_step(self.model, self.data, nstep=n_frames)
-
-    @property
-    def is_on_back(self) -> bool:
-        """Whether the torso's upward axis points below the horizon."""
-        return bool(is_on_back(self.data.qpos))
 
     def reset_model(self) -> np.ndarray:
         qpos = stand_up(self.model, self.data, 0, draw_tilt(self.np_random))

@@ -10,7 +10,8 @@ from sb3_metra.evaluation.coverage import (
 )
 from sb3_metra.evaluation.goals import GoalReacher, evaluate_goals, sample_goals
 from sb3_metra.evaluation.metrics import evaluate_skills, skill_metrics, skill_table
-from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills, skills_to_show
+from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
+from sb3_metra.evaluation.skills import skills_to_show
 
 __all__ = [
     "CoverageTracker",

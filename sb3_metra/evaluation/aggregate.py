@@ -16,6 +16,8 @@ except (ImportError, TypeError) as error:  # TypeError: arch, which rliable stan
         f'intervals over several runs need rliable and pandas below 3 ({error}): pip install "sb3-metra[stats]"'
     ) from error
 
+from sb3_metra.common.inputs import check_choice, check_count, check_mapping, check_number, check_numbers, check_seed
+
 Statistic = Literal["iqm", "mean", "median"]
 
 _STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
@@ -46,8 +48,9 @@ def aggregate_runs(
     :return: for each method ``n_runs`` and ``iqm``, ``mean`` and ``median``, each a dictionary of ``value``, ``low``
         and ``high``, the bounds ``None`` for a single run
     """
+    _check(reps, confidence, seed)
     result = {}
-    for label, values in scores.items():
+    for label, values in check_mapping("scores", scores).items():
         table = _table(label, values)[:, :, None]
         summary: dict[str, Any] = {"n_runs": len(table)}
         for name in _STATISTICS:
@@ -74,16 +77,25 @@ def aggregate_curves(
     :param seed: of the bootstrap
     :return: value, lower and upper bound, each (n_points,); the bounds are ``None`` for a single run
     """
-    if statistic not in _STATISTICS:
-        raise ValueError(f"statistic must be one of {sorted(_STATISTICS)}, got {statistic!r}")
+    check_choice("statistic", statistic, tuple(_STATISTICS))
+    _check(reps, confidence, seed)
     return _interval(_table("curves", curves)[:, None, :], statistic, reps, confidence, seed)
 
 
+def _check(reps: int, confidence: float, seed: int) -> None:
+    """Refuse a bootstrap that cannot be."""
+    check_count("reps", reps)
+    if check_number("confidence", confidence) >= 1:
+        raise ValueError(f"confidence must be less than 1, got {confidence!r}")
+    if check_seed("seed", seed) is None:
+        raise ValueError("seed must be an integer for an interval that can be repeated, got None")
+
+
 def _table(label: str, values: Any) -> np.ndarray:
-    table = np.asarray(values, dtype=np.float64)
+    table = check_numbers(f"scores of {label!r}", values)
     table = table[:, None] if table.ndim == 1 else table
-    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
-        raise ValueError(f"scores must be finite, one a run, got {values!r} for {label!r}")
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"scores of {label!r} must be one a run, or one a run and task, got shape {np.shape(values)}")
     return table
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure, Logger, TensorBoardOutputFormat
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_metra.common.skills import SkillPrior
-from sb3_metra.evaluation.coverage import CoverageTracker
-from sb3_metra.evaluation.metrics import has_coordinates, headline, judged_by, skill_metrics
-from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills, skills_to_show
+from sb3_metra.common.inputs import check_count, check_flag, check_number, check_seed
+from sb3_metra.common.skill_model import SkillModel, as_vec_env, encoder_of
+from sb3_metra.evaluation.best_model import BestModel
+from sb3_metra.evaluation.coverage import CoverageTracker, check_grid, draw_skills
+from sb3_metra.evaluation.episodes import StepLimit
+from sb3_metra.evaluation.metadata import env_id_of
+from sb3_metra.evaluation.metrics import constraint_norm_of, headline, judged_by, skill_metrics
+from sb3_metra.evaluation.rollout import SkillTrajectory, has_coordinates, rollout_skills
+from sb3_metra.evaluation.skills import skills_to_show
 
 _TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
 
@@ -37,14 +44,17 @@ class SkillEvalCallback(BaseCallback):
     :param n_skills: number of skills, one episode each
     :param seed: of the skills and of the environments' resets, the same at every evaluation
     :param cell_size: edge of a cell of coverage, in the environment's unit, or one for each column
-    :param best_model_save_path: folder for ``best_model.zip``; ``None``: keep none
+    :param best_model_save_path: folder for ``best_model.zip`` and its score, ``best_model.json``; ``None``: keep none.
+        A score of an earlier session that lies there counts. If the model cannot be written, a warning says so
     :param verbose: 1 to print each result
     :param columns: which coordinates to use, by number; ``None``: all
+    :param max_episode_steps: cut the evaluation's episodes after as many steps; ``None``: when ``eval_env`` ends them
     :param queue_episodes: how many ended training episodes count as recent
     :param figures: draw the skills and phi for TensorBoard; needs the extra ``plot``
     :param video_skills: film this many skills for TensorBoard; needs an ``eval_env`` with
         ``render_mode="rgb_array"`` and the extra ``plot``
     :param video_fps: frames per second
+    :raises ValueError: for arguments that cannot work, each named
     """
 
     def __init__(
@@ -58,33 +68,51 @@ class SkillEvalCallback(BaseCallback):
         verbose: int = 0,
         *,
         columns: Sequence[int] | None = None,
+        max_episode_steps: int | None = None,
         queue_episodes: int = 1000,
         figures: bool = False,
         video_skills: int = 0,
         video_fps: float = 20.0,
     ) -> None:
         super().__init__(verbose)
-        if eval_freq < 1:
-            raise ValueError(f"eval_freq must be at least 1, got {eval_freq}")
-        self.eval_env = eval_env if isinstance(eval_env, VecEnv) else DummyVecEnv([lambda: eval_env])
-        self.eval_freq = eval_freq
-        self.n_skills = n_skills
-        self.seed = seed
+        self.eval_env = as_vec_env(eval_env)
+        self.eval_freq = check_count("eval_freq", eval_freq)
+        self.n_skills = check_count("n_skills", n_skills)
+        self.seed = check_seed("seed", seed)
+        check_grid(cell_size, columns)
         self.cell_size = cell_size
-        self.columns = columns
-        self.queue_episodes = queue_episodes
-        self.best_model_save_path = None if best_model_save_path is None else Path(best_model_save_path)
-        self.figures = figures
-        self.video_skills = video_skills
-        self.video_fps = video_fps
+        self.columns = None if columns is None else list(columns)
+        self.max_episode_steps = StepLimit(self.eval_env, max_episode_steps).cut
+        self.queue_episodes = check_count("queue_episodes", queue_episodes)
+        self.figures = check_flag("figures", figures)
+        self.video_skills = check_count("video_skills", video_skills, low=0)
+        self.video_fps = check_number("video_fps", video_fps)
         self._check_pictures()
+        self.best_model: BestModel | None = None
         self.best_coverage = -1
+        if best_model_save_path is not None:
+            self.keep_best_in(best_model_save_path)
         self.last_coverage = -1
         self.last_metrics: dict[str, float] = {}
         self.last_trajectories: list[SkillTrajectory] = []
+        self.judged_by: str | None = None
+        self._probed = self._handed_over = self._episodes_were_cut = self._goes_on = False
         self._tracker: CoverageTracker | None = None
         self._next_eval = eval_freq
         self._own_cpu_seconds = 0.0
+
+    def keep_best_in(self, folder: str | Path) -> None:
+        """
+        Keep the best model in a folder from now on.
+
+        :param folder: for ``best_model.zip`` and ``best_model.json``
+        :raises ValueError: if it cannot be written to
+        """
+        names = ("n_skills", "seed", "cell_size", "columns", "max_episode_steps")
+        measured_with = {name: _plain(getattr(self, name)) for name in names}
+        measured_with |= {"env": env_id_of(self.eval_env), "n_envs": self.eval_env.num_envs}
+        self.best_model = BestModel(folder, measured_with)
+        self.best_coverage = self.best_model.score
 
     def _check_pictures(self) -> None:
         """What pictures and videos need is asked for now, not after hours of training."""
@@ -99,35 +127,88 @@ class SkillEvalCallback(BaseCallback):
                     f"got {self.eval_env.render_mode!r}"
                 )
 
-    def _on_training_start(self) -> None:
-        self._next_eval = (self.num_timesteps // self.eval_freq + 1) * self.eval_freq
-        start = time.process_time()
-        if (self.figures or self.video_skills) and not self._tensorboards():
-            raise ValueError(
-                "figures and video_skills need a log for TensorBoard, got none: give the model a tensorboard_log"
+    def get_state(self) -> dict[str, Any]:
+        """What a run goes on from, as plain values: scores, and the coverage of training."""
+        best = self.best_model
+        ended = self.model.num_timesteps >= self.model._total_timesteps  # and measured at the end
+        return {
+            "best_coverage": self.best_coverage,
+            "last_coverage": self.last_coverage,
+            "next_eval": self._after(self.model.num_timesteps) if ended else self._next_eval,
+            "best_model": None if best is None else {"metric": best.metric, "score": best.score},
+            "tracker": None if self._tracker is None else self._tracker.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on in the middle of a run.
+
+        :param state: what :meth:`get_state` returned
+        """
+        self.best_coverage, self.last_coverage = state["best_coverage"], state["last_coverage"]
+        if self.best_model is not None and state["best_model"] is not None:
+            self.best_model.metric, self.best_model.score = state["best_model"]["metric"], state["best_model"]["score"]
+        if state["tracker"] is not None:
+            self._tracker = self._new_tracker()
+            self._tracker.set_state(state["tracker"])
+            self._next_eval, self._goes_on = state["next_eval"], True
+
+    def _new_tracker(self) -> CoverageTracker:
+        return CoverageTracker(self.training_env.num_envs, self.cell_size, self.columns, self.queue_episodes)
+
+    def _init_callback(self) -> None:
+        """Try one episode of one skill, so that what cannot work is said before the training, not after hours of it."""
+        if share_environment(self.training_env, self.eval_env) and not self._handed_over:
+            self._handed_over = True
+            warnings.warn(
+                "eval_env should be an environment of its own, got the one that the model is trained on: every "
+                "evaluation ends the training episodes that are under way",
+                stacklevel=2,
             )
-        if self.best_model_save_path is not None and judged_by(self.model, self.eval_env) is None:
+        if self._probed or (self._handed_over and self.best_model is None):
+            return
+        self._probed, start = True, time.process_time()
+        self._sync_normalization()
+        how = {"cell_size": self.cell_size, "columns": self.columns, "max_episode_steps": self.max_episode_steps}
+        self.judged_by = judged_by(self.model, self.eval_env, **how)  # type: ignore[arg-type]
+        self._own_cpu_seconds += time.process_time() - start
+        if self.best_model is not None and self.judged_by is None:
             raise ValueError(
                 'eval_env must report info["coordinates"] or info["tasks"] for a best model to be kept, got neither: '
                 "report one of them, or leave out best_model_save_path"
             )
-        if self._tracker is None:
-            self._tracker = CoverageTracker(
-                self.training_env.num_envs, self.cell_size, self.columns, self.queue_episodes
+
+    def _on_training_start(self) -> None:
+        if (self.figures or self.video_skills) and not self._tensorboards():
+            raise ValueError(
+                "figures and video_skills need a log for TensorBoard, got none: give the model a tensorboard_log"
             )
+        if self._goes_on:  # in the middle of episodes
+            self._goes_on = False
+            return
+        self._next_eval = self._after(self.num_timesteps)
+        if self._tracker is None:
+            self._tracker = self._new_tracker()
         self._tracker.reset(self.training_env.unwrapped.reset_infos)
-        self._own_cpu_seconds += time.process_time() - start
 
     def _on_step(self) -> bool:
         assert self._tracker is not None
-        self._tracker.step(self.locals["infos"], self.locals["dones"], self.training_env.unwrapped.reset_infos)
+        resets = self.training_env.unwrapped.reset_infos
+        if self._episodes_were_cut:  # by an evaluation on the training environment
+            self._tracker.reset(resets)
+            self._episodes_were_cut = False
+        self._tracker.step(self.locals["infos"], self.locals["dones"], resets)
         return True
 
     def _on_rollout_start(self) -> None:
         """Between two rounds, when the last gradient steps are done."""
         if self.num_timesteps >= self._next_eval:
-            self._next_eval = (self.num_timesteps // self.eval_freq + 1) * self.eval_freq
+            self._next_eval = self._after(self.num_timesteps)
             self.evaluate()
+
+    def _after(self, steps: int) -> int:
+        """When the next evaluation is due after some steps."""
+        return (steps // self.eval_freq + 1) * self.eval_freq
 
     def _on_training_end(self) -> None:
         self.evaluate()
@@ -140,28 +221,37 @@ class SkillEvalCallback(BaseCallback):
             there is neither
         """
         start = time.process_time()
-        prior: SkillPrior = self.model.skill_prior  # type: ignore[attr-defined]
-        encode = getattr(self.model, "encode", None)
-        skills = prior.evaluation_skills(self.n_skills, np.random.default_rng(self.seed))
-        if self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, self.eval_env)
-        self.last_trajectories = rollout_skills(self.model, self.eval_env, skills, seed=self.seed)
+        model: SkillModel = self.model  # type: ignore[assignment]
+        self._sync_normalization()
+        skills = draw_skills(model.skill_prior, self.n_skills, self.seed)
+        self.last_trajectories = self._roll_out(skills)
         self.last_metrics = skill_metrics(
             self.last_trajectories,
-            prior,
-            encode,
+            model.skill_prior,
+            encoder_of(model),
             cell_size=self.cell_size,
             columns=self.columns,
-            constraint_norm=getattr(self.model, "constraint_norm", "sum"),
+            constraint_norm=constraint_norm_of(model),
         )
         if self._tracker is not None:
             self.last_metrics |= self._tracker.metrics()
-        self._log_pictures(prior)
+        self._log_pictures(model)
         self._own_cpu_seconds += time.process_time() - start
         self.logger.record("time/cpu_seconds", time.process_time() - self._own_cpu_seconds, exclude="tensorboard")
         log_metrics(self.logger, self.last_metrics, self.num_timesteps)
         self._keep_the_best()
         return self.last_coverage
+
+    def _sync_normalization(self) -> None:
+        """A model that carries no statistics of its own is measured with those of its training environment."""
+        if getattr(self.model, "normalization", None) is None and self.model.get_vec_normalize_env() is not None:
+            sync_envs_normalization(self.training_env, self.eval_env)
+
+    def _roll_out(self, skills: np.ndarray, frames: bool = False) -> list[SkillTrajectory]:
+        self._episodes_were_cut = self._handed_over
+        model: SkillModel = self.model  # type: ignore[assignment]
+        limit = self.max_episode_steps
+        return rollout_skills(model, self.eval_env, skills, frames=frames, seed=self.seed, max_episode_steps=limit)
 
     def _keep_the_best(self) -> None:
         name = headline(self.last_metrics)
@@ -169,12 +259,11 @@ class SkillEvalCallback(BaseCallback):
         if self.verbose:
             what = "no coverage" if name is None else f"{name.replace('_', ' ')} {self.last_coverage}"
             print(f"{self.num_timesteps} steps: {what}")
-        if self.last_coverage > self.best_coverage:
-            self.best_coverage = self.last_coverage
-            if self.best_model_save_path is not None:
-                self.model.save(self.best_model_save_path / "best_model")
+        if self.best_model is not None and name is not None:
+            self.best_model.offer(self.model, name, self.last_coverage)
+        self.best_coverage = max(self.best_coverage, self.last_coverage)
 
-    def _log_pictures(self, prior: SkillPrior) -> None:
+    def _log_pictures(self, model: SkillModel) -> None:
         if self.figures:
             from sb3_metra.evaluation.plotting import plot_phi, plot_trajectories
 
@@ -182,14 +271,14 @@ class SkillEvalCallback(BaseCallback):
             if has_coordinates(self.last_trajectories):
                 figure = plot_trajectories(self.last_trajectories, title=title, columns=self.columns)
                 self.logger.record("eval/skills", Figure(figure, close=False), exclude=_TENSORBOARD_ONLY)
-            if hasattr(self.model, "encode"):
-                figure = plot_phi(self.last_trajectories, self.model.encode, title=title)
+            encode = encoder_of(model)
+            if encode is not None:
+                figure = plot_phi(self.last_trajectories, encode, title=title)
                 self.logger.record("eval/phi", Figure(figure, close=False), exclude=_TENSORBOARD_ONLY)
         if self.video_skills:
             from sb3_metra.evaluation.video import skill_grid
 
-            shown = skills_to_show(prior, self.video_skills)
-            filmed = rollout_skills(self.model, self.eval_env, shown, frames=True, seed=self.seed)
+            filmed = self._roll_out(skills_to_show(model.skill_prior, self.video_skills), frames=True)
             self._log_gif("eval/video", skill_grid(filmed))
 
     def _log_gif(self, tag: str, frames: list[np.ndarray]) -> None:
@@ -207,6 +296,26 @@ class SkillEvalCallback(BaseCallback):
 
     def _tensorboards(self) -> list[TensorBoardOutputFormat]:
         return [output for output in self.logger.output_formats if isinstance(output, TensorBoardOutputFormat)]
+
+
+def share_environment(first: VecEnv, second: VecEnv) -> bool:
+    """
+    Whether stepping one vectorised environment moves the other.
+
+    :param first: one vectorised environment
+    :param second: another one
+    """
+
+    def inside(env: VecEnv) -> set[int]:
+        base = env.unwrapped
+        return {id(base), *(id(single.unwrapped) for single in getattr(base, "envs", []))}
+
+    return not inside(first).isdisjoint(inside(second))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON reads it back."""
+    return np.asarray(value).tolist() if isinstance(value, np.ndarray | np.generic | Sequence) else value
 
 
 def log_metrics(logger: Logger, metrics: Mapping[str, float], num_timesteps: int) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch as th
 
+from sb3_metra.common.inputs import check_choice, check_count, check_seed
+from sb3_metra.common.skill_model import Encoder, check_encoder, check_prior
 from sb3_metra.common.skills import SkillPrior
-from sb3_metra.evaluation.rollout import SkillTrajectory
-
-#: phi, from a batch of observations, (n, \*obs_shape) or a dictionary of such, to (n, dim): an algorithm's ``encode``.
-Encoder = Callable[[Any], np.ndarray]
+from sb3_metra.evaluation.episodes import batch
+from sb3_metra.evaluation.rollout import SkillTrajectory, check_trajectories
 
 
 def encode_trajectories(trajectories: Sequence[SkillTrajectory], encode: Encoder) -> list[np.ndarray]:
@@ -23,9 +23,9 @@ def encode_trajectories(trajectories: Sequence[SkillTrajectory], encode: Encoder
     :param encode: phi
     :return: for each trajectory (T + 1, dim), float64
     """
-    if not trajectories:
-        raise ValueError("trajectories must hold at least one, got none")
-    return [np.asarray(encode(_batch(t.observations)), dtype=np.float64) for t in trajectories]
+    check_trajectories(trajectories)
+    check_encoder(encode)
+    return [np.asarray(encode(batch(t.observations)), dtype=np.float64) for t in trajectories]
 
 
 def displacement_cosine(trajectories: Sequence[SkillTrajectory], encode: Encoder, prior: SkillPrior) -> np.ndarray:
@@ -37,7 +37,9 @@ def displacement_cosine(trajectories: Sequence[SkillTrajectory], encode: Encoder
     :param prior: p(z), which gives a skill its direction
     :return: in [-1, 1], one for each trajectory; 0 where phi did not move
     """
-    ends = [encode(_batch([t.observations[-1], t.observations[0]])) for t in trajectories]
+    check_trajectories(trajectories)
+    check_encoder(encode)
+    ends = [encode(batch([t.observations[-1], t.observations[0]])) for t in trajectories]
     return path_cosine([np.asarray(pair)[::-1] for pair in ends], [t.skill for t in trajectories], prior)
 
 
@@ -50,7 +52,10 @@ def path_cosine(paths: Sequence[np.ndarray], skills: Sequence[np.ndarray], prior
     :param prior: p(z), which gives a skill its direction
     :return: in [-1, 1], one for each path; 0 where phi did not move
     """
-    moves = np.stack([path[-1] - path[0] for path in paths]).astype(np.float64)
+    check_prior(prior)
+    moves = np.stack([path[-1] - path[0] for path in _checked(paths)]).astype(np.float64)
+    if moves.shape[1] != prior.dim:
+        raise ValueError(f"paths must have the {prior.dim} dimensions of the prior's skills, got {moves.shape[1]}")
     directions = prior.embed(th.as_tensor(np.stack(skills))).numpy()
     norms = np.linalg.norm(moves, axis=1) * np.linalg.norm(directions, axis=1)
     return (moves * directions).sum(axis=1) / np.where(norms > 0, norms, 1.0)
@@ -65,11 +70,8 @@ def constraint_violation(paths: Sequence[np.ndarray], norm: Literal["sum", "mean
         as the METRA authors' code does
     :return: in [0, 1]
     """
-    if norm not in ("sum", "mean"):
-        raise ValueError(f'norm must be "sum" or "mean", got {norm!r}')
-    steps = np.concatenate([np.diff(path, axis=0) for path in paths])
-    if not len(steps):
-        raise ValueError("paths must hold at least one step, got none")
+    check_choice("norm", norm, ("sum", "mean"))
+    steps = np.concatenate([np.diff(path, axis=0) for path in _checked(paths)])
     squares = np.square(steps)
     lengths = squares.sum(axis=1) if norm == "sum" else squares.mean(axis=1)
     return float((lengths > 1.0).mean())
@@ -92,9 +94,10 @@ def temporal_correlation(
     :param seed: of the draw
     :return: in [-1, 1]; NaN where either does not vary
     """
-    if method not in ("pearson", "spearman"):
-        raise ValueError(f'method must be "pearson" or "spearman", got {method!r}')
-    rng, limit = np.random.default_rng(seed), max(1, max_pairs // len(paths))
+    check_choice("method", method, ("pearson", "spearman"))
+    check_count("max_pairs", max_pairs)
+    check_seed("seed", seed)
+    rng, limit = np.random.default_rng(seed), max(1, max_pairs // len(_checked(paths)))
     distances, gaps = [], []
     for path in paths:
         first, second = np.triu_indices(len(path), k=1)
@@ -118,8 +121,11 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (last - (counts + 1) / 2)[inverse]
 
 
-def _batch(observations: Any) -> Any:
-    """Observations of a trajectory, or a list of them, as one batch."""
-    if isinstance(observations[0], dict):
-        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
-    return np.asarray(observations)
+def _checked(paths: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Refuse what are no paths of phi."""
+    if not isinstance(paths, Sequence) or not len(paths) or any(np.ndim(path) != 2 or len(path) < 2 for path in paths):
+        raise ValueError(
+            "paths must each have shape (T + 1, dim) with T >= 1, at least one of them, got "
+            f"{[np.shape(path) for path in paths][:4] if isinstance(paths, Sequence) else paths!r}"
+        )
+    return paths

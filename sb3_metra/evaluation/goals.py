@@ -8,23 +8,23 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_metra.common.inputs import check_count, check_flag, check_number, check_numbers, check_place, check_seed
+from sb3_metra.common.skill_model import (
+    Encoder,
+    SkillModel,
+    as_learnt,
+    as_vec_env,
+    check_encoder,
+    check_prior,
+    require_encoder,
+    require_prior,
+)
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.type_aliases import Random
-from sb3_metra.evaluation.rollout import SkillPredictor
-
-Encoder = Callable[[Any], np.ndarray]
-
-GOAL_RANGES: dict[str, tuple[float, ...]] = {
-    "sb3_metra/PointMass-v0": (7.5, 7.5),  # ours
-    "sb3_metra/PixelPointMass-v0": (7.5, 7.5),  # ours
-    "sb3_metra/Ant-v0": (50.0, 50.0),
-    "sb3_metra/HalfCheetah-v0": (100.0,),
-    "sb3_metra/QuadrupedPixels-v0": (15.0, 15.0),
-    "sb3_metra/HumanoidPixels-v0": (10.0, 10.0),
-}
-"""How far from the origin goals are drawn along each coordinate; for MuJoCo's bodies as in the code of CSF."""
+from sb3_metra.evaluation.episodes import Act, EpisodeRecord, StepLimit, batch, run_episodes
+from sb3_metra.evaluation.rollout import shape_or_value
 
 
 class GoalReacher:
@@ -34,17 +34,27 @@ class GoalReacher:
     It follows SB3's predictor protocol, so that ``evaluate_policy`` runs it. Its state is the skill it follows.
 
     :param model: the policy over states and skills
-    :param encode: phi, from observations to (n, skill_dim), or (skill_dim,) for one observation
-    :param prior: p(z), which knows the skill of a direction
+    :param encode: phi, from observations to (n, skill_dim), or (skill_dim,) for one observation; ``None``: the model's
+    :param prior: p(z), which knows the skill of a direction; ``None``: the model's. If neither is given, a model with
+        ``skill_toward(observation, goal)`` chooses the skill itself
     :param goals: the observation at the goal, or a batch of them, one for each environment
     :param hold: keep the skill chosen at an episode's start instead of choosing at every step
-    :raises ValueError: where the goals are no observations
+    :raises ValueError: if the goals are no observations, or the model has no phi
     """
 
     def __init__(
-        self, model: SkillPredictor, encode: Encoder, prior: SkillPrior, goals: Any, hold: bool = False
+        self,
+        model: SkillModel,
+        encode: Encoder | None = None,
+        prior: SkillPrior | None = None,
+        goals: Any = None,
+        hold: bool = False,
     ) -> None:
-        self.model, self.encode, self.prior, self.hold = model, encode, prior, hold
+        self._toward = getattr(model, "skill_toward", None) if encode is None and prior is None else None
+        self.model = model
+        self.encode = check_encoder(require_encoder(model, "reaching goals") if encode is None else encode)
+        self.prior = check_prior(require_prior(model) if prior is None else prior)
+        self.hold = check_flag("hold", hold)
         self.goals = goals
 
     @property
@@ -56,7 +66,7 @@ class GoalReacher:
     def goals(self, goals: Any) -> None:
         try:
             self._goal_latents = np.asarray(self.encode(goals))
-        except ValueError as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"goals must be observations, one or a batch of them: {error}") from error
         self._goals = goals
 
@@ -66,8 +76,13 @@ class GoalReacher:
 
         :param observation: one observation or a batch of n
         :return: (n, skill_dim), without the first axis for one observation and one goal
-        :raises ValueError: where there are several goals, but not as many as observations
+        :raises ValueError: if there are several goals, but not as many as observations
         """
+        if self._toward is not None:
+            try:
+                return np.asarray(self._toward(observation, self._goals))
+            except ValueError as error:
+                raise ValueError(f"goals must be one, or one for each of the observations: {error}") from error
         latents = np.asarray(self.encode(observation))
         if self._goal_latents.ndim == 2 and len(self._goal_latents) not in (1, len(np.atleast_2d(latents))):
             raise ValueError(
@@ -120,6 +135,8 @@ class GoalTrajectories:
         :param radii: distances within which a goal counts as reached (3 and 1, as CSF's authors measured METRA)
         :return: ``goal_distance``, and for each radius ``goal_success_...`` and ``goal_staying_time_...``
         """
+        if not check_numbers("radii", radii, ndim=1).size:
+            raise ValueError(f"radii must be distances, at least one, got {radii!r}")
         result = {"goal_distance": float(goal_distance(self.coordinates, self.goals).mean())}
         for radius in radii:
             result[f"goal_success_{radius:g}"] = float(goal_success(self.coordinates, self.goals, radius).mean())
@@ -148,6 +165,7 @@ def goal_success(coordinates: Sequence[np.ndarray], goals: np.ndarray, radius: f
     :param radius: distance within which a goal counts as reached
     :return: (n,), bool
     """
+    check_number("radius", radius)
     return np.array([(distances < radius).any() for distances in _distances(coordinates, goals)], dtype=bool)
 
 
@@ -160,6 +178,7 @@ def goal_staying_time(coordinates: Sequence[np.ndarray], goals: np.ndarray, radi
     :param radius: distance within which a goal counts as reached
     :return: (n,), in [0, 1]
     """
+    check_number("radius", radius)
     return np.array([(distances < radius).mean() for distances in _distances(coordinates, goals)])
 
 
@@ -167,28 +186,32 @@ def sample_goals(half_widths: Sequence[float], n: int = 50, rng: Random | None =
     """
     Draw goals uniformly from a box about the origin.
 
-    :param half_widths: how far the box reaches along each coordinate, such as ``GOAL_RANGES[env_id]``
+    :param half_widths: how far the box reaches along each coordinate, such as ``env.metadata["goal_range"]``
     :param n: number of goals (CSF's authors: 50)
     :param rng: generator to draw with; ``None``: one with seed 0
     :return: (n, k)
+    :raises ValueError: if a width is not finite and greater than 0, or n is no positive integer
     """
-    if n < 1 or not len(half_widths) or not all(np.isfinite(width) and width > 0 for width in half_widths):
-        raise ValueError(
-            f"n must be at least 1 and half_widths finite numbers above 0, got n={n} and half_widths={half_widths}"
-        )
+    check_count("n", n)
+    widths = check_place("half_widths", half_widths)
+    if (widths <= 0).any():
+        raise ValueError(f"half_widths must be finite numbers greater than 0, got {half_widths!r}")
+    if rng is not None and not hasattr(rng, "uniform"):
+        raise ValueError(f"rng must be a generator of NumPy, got {rng!r}")
     rng = np.random.default_rng(0) if rng is None else rng
-    return np.asarray(rng.uniform(-1.0, 1.0, (n, len(half_widths))) * np.asarray(half_widths))
+    return np.asarray(rng.uniform(-1.0, 1.0, (n, len(widths))) * widths)
 
 
 def evaluate_goals(
-    model: SkillPredictor,
+    model: SkillModel,
     env: VecEnv | gym.Env,
     goals: np.ndarray,
-    encode: Encoder,
-    prior: SkillPrior,
+    encode: Encoder | None = None,
+    prior: SkillPrior | None = None,
     *,
     hold: bool = False,
     seed: int | None = 0,
+    max_episode_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> GoalTrajectories:
     """
@@ -196,42 +219,47 @@ def evaluate_goals(
 
     :param model: the policy over states and skills
     :param env: an environment, or a vectorised one, that reports ``info["coordinates"]`` and whose method
-        ``goal_observation(goal)`` gives the observation at a place; a ``VecNormalize`` must not be training
+        ``goal_observation(goal)`` gives the observation at a place; normalised as :func:`rollout_skills` says
     :param goals: places, (n, k), such as :func:`sample_goals` draws
-    :param encode: phi, an algorithm's ``encode``
-    :param prior: p(z), an algorithm's ``skill_prior``
+    :param encode: phi; ``None``: the model's ``encode``
+    :param prior: p(z); ``None``: the model's ``skill_prior``
     :param hold: keep the skill chosen at an episode's start (the paper: in Kitchen) instead of choosing at every step
     :param seed: of the environments' resets; ``None``: as they come
+    :param max_episode_steps: as for :func:`rollout_skills`
     :param progress: called with the number of goals that are done
     :return: goals and trajectories, whose ``metrics()`` are goal distance, success and staying time
     :raises ValueError: for goals that are no table of places, and environments that lack what is needed
     """
-    vec_env = _as_vec_env(env, seed)
-    goals = np.asarray(goals, dtype=np.float64)
-    if goals.ndim != 2 or not len(goals) or not np.isfinite(goals).all():
-        raise ValueError(f"goals must be finite places of shape (n, k), got an array of shape {goals.shape}")
-    coordinates: list[np.ndarray] = []
-    for start in range(0, len(goals), vec_env.num_envs):
-        chunk = goals[start : start + vec_env.num_envs]
-        observation = vec_env.reset()
-        _check_places(vec_env.unwrapped.reset_infos, goals.shape[1])
-        reacher = GoalReacher(model, encode, prior, _goal_observations(vec_env, list(chunk)), hold)
-        infos = _run(reacher, vec_env, observation, len(chunk))
-        coordinates += [np.asarray([info["coordinates"] for info in episode], np.float64) for episode in infos]
-        if progress is not None:
-            progress(len(coordinates))
-    return GoalTrajectories(goals, coordinates)
+    try:
+        places = np.asarray(goals, dtype=np.float64)
+    except (TypeError, ValueError):
+        places = np.empty(())
+    if places.ndim != 2 or not places.size or not np.isfinite(places).all():
+        raise ValueError(f"goals must be finite places of shape (n, k), got {shape_or_value(goals)}")
+
+    def check(vec_env: VecEnv, _: Sequence[Any]) -> None:
+        for info in vec_env.unwrapped.reset_infos:
+            if np.shape(info.get("coordinates", ())) != places.shape[1:]:
+                raise ValueError(
+                    f'goals must have as many coordinates as info["coordinates"] of env, got {places.shape[1]} and '
+                    f"{info.get('coordinates')}"
+                )
+
+    reacher = _Journey(model, encode, prior, hold, check)
+    records = reacher.go(env, list(places), seed, max_episode_steps, progress)
+    return GoalTrajectories(places, [np.asarray(record.coordinates) for record in records])
 
 
 def evaluate_task_goals(
-    model: SkillPredictor,
+    model: SkillModel,
     env: VecEnv | gym.Env,
     tasks: Sequence[str],
-    encode: Encoder,
-    prior: SkillPrior,
+    encode: Encoder | None = None,
+    prior: SkillPrior | None = None,
     *,
     hold: bool = True,
     seed: int | None = 0,
+    max_episode_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """
@@ -241,85 +269,119 @@ def evaluate_task_goals(
     :param env: an environment, or a vectorised one, that reports ``info["tasks"]``, which of them an episode has
         achieved so far, and whose method ``goal_observation(task)`` gives the observation where one is done
     :param tasks: the task of each episode, n of them
-    :param encode: phi, an algorithm's ``encode``
-    :param prior: p(z), an algorithm's ``skill_prior``
+    :param encode: phi; ``None``: the model's ``encode``
+    :param prior: p(z); ``None``: the model's ``skill_prior``
     :param hold: keep the skill chosen at an episode's start, as the paper does, instead of choosing at every step
     :param seed: of the environments' resets; ``None``: as they come
+    :param max_episode_steps: as for :func:`rollout_skills`
     :param progress: called with the number of episodes that are done
     :return: whether each episode achieved its task, (n,)
     :raises ValueError: for environments that lack what is needed, and tasks that are none
     """
-    vec_env = _as_vec_env(env, seed)
-    achieved: list[bool] = []
-    for start in range(0, len(tasks), vec_env.num_envs):
-        chunk = list(tasks[start : start + vec_env.num_envs])
-        observation = vec_env.reset()
+    named = isinstance(tasks, Sequence) and all(isinstance(task, str) for task in tasks)
+    if isinstance(tasks, str) or not named or not tasks:
+        raise ValueError(f"tasks must be a list of at least one task's name, got {tasks!r}")
+
+    def check(vec_env: VecEnv, chunk: Sequence[Any]) -> None:
         known = vec_env.unwrapped.reset_infos[0].get("tasks", {})
         if not known.keys() >= set(chunk):
             raise ValueError(f'tasks must be among info["tasks"] of env, {list(known)}, got {chunk}')
-        reacher = GoalReacher(model, encode, prior, _goal_observations(vec_env, chunk), hold)
-        infos = _run(reacher, vec_env, observation, len(chunk))
-        achieved += [bool(episode[-1]["tasks"][task]) for episode, task in zip(infos, chunk, strict=True)]
-        if progress is not None:
-            progress(len(achieved))
-    return np.array(achieved, dtype=bool)
+
+    reacher = _Journey(model, encode, prior, hold, check)
+    records = reacher.go(env, list(tasks), seed, max_episode_steps, progress)
+    return np.array([record.tasks[task] for record, task in zip(records, tasks, strict=True)], dtype=bool)
 
 
-def _as_vec_env(env: VecEnv | gym.Env, seed: int | None) -> VecEnv:
-    """Environments that know goals, seeded, as a vectorised one."""
-    vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
-    if not vec_env.has_attr("goal_observation"):
-        raise ValueError("env must have a method goal_observation(goal), got one without")
-    normalizer = unwrap_vec_normalize(vec_env)
-    if normalizer is not None and normalizer.training:
-        raise ValueError("env must be a VecNormalize with training=False, got training=True: rollouts would change it")
-    if seed is not None:
-        vec_env.seed(seed)
-    return vec_env
+@dataclass
+class _Journey:
+    """
+    Episodes towards goals, some at once.
 
+    :param model: the policy
+    :param encode: phi; ``None``: the model's
+    :param prior: p(z); ``None``: the model's
+    :param hold: keep the skill of an episode's start
+    :param check: refuses goals, after a reset
+    """
 
-def _check_places(infos: Sequence[dict[str, Any]], n_coordinates: int) -> None:
-    for info in infos:
-        if np.shape(info.get("coordinates", ())) != (n_coordinates,):
-            raise ValueError(
-                f'goals must have as many coordinates as info["coordinates"] of env, got {n_coordinates} and '
-                f"{info.get('coordinates')}"
-            )
+    model: SkillModel
+    encode: Encoder | None
+    prior: SkillPrior | None
+    hold: bool
+    check: Callable[[VecEnv, Sequence[Any]], None]
+
+    def __post_init__(self) -> None:
+        check_flag("hold", self.hold)
+        if self.encode is None:
+            require_encoder(self.model, "reaching goals")
+        else:
+            check_encoder(self.encode)
+        if self.prior is None:
+            require_prior(self.model)
+        else:
+            check_prior(self.prior)
+
+    def go(
+        self,
+        env: VecEnv | gym.Env,
+        goals: list[Any],
+        seed: int | None,
+        max_episode_steps: int | None,
+        progress: Callable[[int], None] | None,
+    ) -> list[EpisodeRecord]:
+        """One episode towards each goal."""
+        seed, given = check_seed("seed", seed), as_vec_env(env)
+        if not given.has_attr("goal_observation"):
+            raise ValueError("env must have a method goal_observation(goal), got one without")
+        limit = StepLimit(given, max_episode_steps)
+        records: list[EpisodeRecord] = []
+        with as_learnt(self.model, given) as vec_env:
+            if seed is not None:
+                vec_env.seed(seed)
+            for start in range(0, len(goals), vec_env.num_envs):
+                chunk = goals[start : start + vec_env.num_envs]
+                records += run_episodes(self._towards(vec_env, chunk), vec_env, len(chunk), limit)
+                if progress is not None:
+                    progress(len(records))
+        return records
+
+    def _towards(self, env: VecEnv, goals: list[Any]) -> Act:
+        """What acts in one episode; goals are seen once the environments are reset."""
+        reacher: GoalReacher | None = None
+
+        def act(observation: Any, skills: Any) -> tuple[np.ndarray, Any]:
+            nonlocal reacher
+            if reacher is None:
+                self.check(env, goals)
+                reacher = GoalReacher(self.model, self.encode, self.prior, _goal_observations(env, goals), self.hold)
+            return reacher.predict(observation, skills, deterministic=True)
+
+        return act
 
 
 def _goal_observations(env: VecEnv, goals: list[Any]) -> Any:
     """What is seen at the goals, one for each environment; spare environments go where the first one goes."""
     padded = goals + goals[:1] * (env.num_envs - len(goals))
-    seen = [env.env_method("goal_observation", goal, indices=[i])[0] for i, goal in enumerate(padded)]
+    seen = batch([env.env_method("goal_observation", goal, indices=[i])[0] for i, goal in enumerate(padded)])
     normalizer = unwrap_vec_normalize(env)
-    if isinstance(seen[0], dict):
-        stacked: Any = {key: np.stack([observation[key] for observation in seen]) for key in seen[0]}
-    else:
-        stacked = np.stack(seen)
-    return stacked if normalizer is None else normalizer.normalize_obs(stacked)
-
-
-def _run(reacher: GoalReacher, env: VecEnv, observation: Any, n: int) -> list[list[dict[str, Any]]]:
-    """One episode of each of the first ``n`` environments: the infos of its reset and of each of its steps."""
-    infos = [[info] for info in env.unwrapped.reset_infos[:n]]
-    running = np.ones(n, bool)
-    skills, starts = None, np.ones(env.num_envs, bool)
-    while running.any():
-        actions, skills = reacher.predict(observation, skills, starts, deterministic=True)
-        observation, _, starts, news = env.step(actions)
-        for i in np.flatnonzero(running):
-            infos[i].append(news[i])
-        running &= ~starts[:n]
-    return infos
+    return seen if normalizer is None else normalizer.normalize_obs(seen)
 
 
 def _distances(coordinates: Sequence[np.ndarray], goals: np.ndarray) -> list[np.ndarray]:
     """For each goal the distance after every step, (T,)."""
+    if np.ndim(goals) != 2 or not len(goals):
+        raise ValueError(f"goals must be places of shape (n, k), got shape {np.shape(goals)}")
+    goals = check_numbers("goals", goals)
+    if isinstance(coordinates, str) or not isinstance(coordinates, Sequence | np.ndarray):
+        raise ValueError(f"coordinates must hold one trajectory for each goal, got {coordinates!r}")
     if len(coordinates) != len(goals):
         raise ValueError(
             f"coordinates must hold one trajectory for each of the {len(goals)} goals, got {len(coordinates)}"
         )
-    return [
-        np.linalg.norm(np.asarray(places, dtype=np.float64)[1:] - goal, axis=1)
-        for places, goal in zip(coordinates, goals, strict=True)
-    ]
+    paths = [check_numbers("coordinates", places) for places in coordinates]
+    for places in paths:
+        if places.ndim != 2 or len(places) < 2 or places.shape[1] != goals.shape[1]:
+            raise ValueError(
+                f"coordinates must each have shape (T + 1, {goals.shape[1]}) with T >= 1, got {places.shape}"
+            )
+    return [np.linalg.norm(places[1:] - goal, axis=1) for places, goal in zip(paths, goals, strict=True)]

@@ -9,27 +9,31 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.common.inputs import check_choice, check_flag
+from sb3_metra.common.skill_model import Encoder, SkillModel, check_encoder, check_prior, encoder_of, require_prior
 from sb3_metra.common.skills import SkillPrior
-from sb3_metra.evaluation.coverage import achieved_tasks, cells, state_coverage
+from sb3_metra.evaluation.coverage import achieved_tasks, cells, check_grid, draw_skills, state_coverage
 from sb3_metra.evaluation.faithfulness import (
-    Encoder,
     constraint_violation,
     encode_trajectories,
     path_cosine,
     temporal_correlation,
 )
-from sb3_metra.evaluation.rollout import SkillPredictor, SkillTrajectory, rollout_skills
+from sb3_metra.evaluation.rollout import SkillTrajectory, check_trajectories, has_coordinates, rollout_skills
 
 
 def evaluate_skills(
-    model: SkillPredictor,
+    model: SkillModel,
     env: VecEnv | gym.Env,
     n_skills: int = 48,
     seed: int | None = 0,
     *,
     phi: bool = True,
+    max_episode_steps: int | None = None,
     progress_bar: bool = False,
-    **kwargs: Any,
+    cell_size: float | Sequence[float] = 1.0,
+    columns: Sequence[int] | None = None,
+    constraint_norm: Literal["sum", "mean"] | None = None,
 ) -> dict[str, float]:
     """
     Roll out skills, one deterministic episode each, and measure all that the environment and the model allow.
@@ -39,14 +43,33 @@ def evaluate_skills(
     :param n_skills: number of skills, drawn from p(z) or spread evenly where they are discrete
     :param seed: of the skills and of the environments' resets; ``None`` for another at every call
     :param phi: measure phi, too
+    :param max_episode_steps: as for :func:`~sb3_metra.evaluation.rollout_skills`
     :param progress_bar: show a progress bar
-    :param kwargs: for :func:`skill_metrics`: ``cell_size``, ``columns``, ``constraint_norm``
+    :param cell_size: as for :func:`skill_metrics`
+    :param columns: as for :func:`skill_metrics`
+    :param constraint_norm: as for :func:`skill_metrics`; ``None``: the model's
     :return: metrics by name, see :func:`skill_metrics`
+    :raises ValueError: for arguments that cannot work, each named
     """
-    prior: SkillPrior = model.skill_prior  # type: ignore[attr-defined]
-    skills = prior.evaluation_skills(n_skills, np.random.default_rng(seed))
-    trajectories = rollout_skills(model, env, skills, seed=seed, progress_bar=progress_bar)
-    return skill_metrics(trajectories, prior, getattr(model, "encode", None) if phi else None, **kwargs)
+    prior, norm = require_prior(model), constraint_norm_of(model) if constraint_norm is None else constraint_norm
+    check_flag("phi", phi)
+    check_grid(cell_size, columns)
+    check_choice("constraint_norm", norm, ("sum", "mean"))
+    skills = draw_skills(prior, n_skills, seed)
+    trajectories = rollout_skills(
+        model, env, skills, seed=seed, max_episode_steps=max_episode_steps, progress_bar=progress_bar
+    )
+    encode = encoder_of(model) if phi else None
+    return skill_metrics(trajectories, prior, encode, cell_size=cell_size, columns=columns, constraint_norm=norm)
+
+
+def constraint_norm_of(model: SkillModel) -> Literal["sum", "mean"]:
+    """
+    The norm in which a model holds its constraint; ``"sum"``, as in the paper, if it has none.
+
+    :param model: an algorithm
+    """
+    return getattr(model, "constraint_norm", "sum")
 
 
 def skill_metrics(
@@ -62,8 +85,9 @@ def skill_metrics(
     Metrics of a repertoire, by name.
 
     With ``info["coordinates"]``: ``policy_state_coverage``, ``distance`` and ``distance_max``. With ``info["tasks"]``:
-    ``task_coverage``. With ``encode``: ``phi_violation`` and ``phi_temporal_correlation``, and with ``prior``, too,
-    ``phi_cosine``. Always: ``episode_return`` and ``episode_length``, means. The documentation defines each.
+    ``task_coverage``. With ``encode``: ``phi_violation`` and ``phi_temporal_correlation``, and with ``prior``, too, if
+    phi has as many dimensions as a skill, ``phi_cosine``. Always: ``episode_return`` and ``episode_length``, means. The
+    documentation defines each.
 
     :param trajectories: what :func:`~sb3_metra.evaluation.rollout_skills` returns
     :param prior: p(z), an algorithm's ``skill_prior``
@@ -72,8 +96,8 @@ def skill_metrics(
     :param columns: which coordinates to use for coverage and distance, by number; ``None``: all
     :param constraint_norm: as METRA's argument
     """
-    if not trajectories:
-        raise ValueError("trajectories must hold at least one, got none")
+    _check(trajectories, prior, encode, cell_size, columns)
+    check_choice("constraint_norm", constraint_norm, ("sum", "mean"))
     metrics: dict[str, float] = {}
     if has_coordinates(trajectories):
         metrics["policy_state_coverage"] = state_coverage((t.coordinates for t in trajectories), cell_size, columns)
@@ -83,7 +107,7 @@ def skill_metrics(
         metrics["task_coverage"] = len(achieved_tasks(trajectories))
     if encode is not None:
         paths = encode_trajectories(trajectories, encode)
-        if prior is not None:
+        if prior is not None and paths[0].shape[1] == prior.dim:
             metrics["phi_cosine"] = float(path_cosine(paths, [t.skill for t in trajectories], prior).mean())
         metrics["phi_violation"] = constraint_violation(paths, constraint_norm)
         metrics["phi_temporal_correlation"] = temporal_correlation(paths)
@@ -113,6 +137,7 @@ def skill_table(
     :param cell_size: edge of a cell in the environment's unit, or one for each column
     :param columns: which coordinates to use, by number; ``None``: all
     """
+    _check(trajectories, prior, encode, cell_size, columns)
     placed = has_coordinates(trajectories)
     rows: list[dict[str, Any]] = []
     for trajectory in trajectories:
@@ -127,16 +152,24 @@ def skill_table(
         if trajectory.tasks:
             row["tasks"] = [name for name, achieved in trajectory.tasks.items() if achieved]
         rows.append(row)
-    if prior is not None and encode is not None and trajectories:
+    if prior is not None and encode is not None:
         paths = encode_trajectories(trajectories, encode)
-        for row, cosine in zip(rows, path_cosine(paths, [t.skill for t in trajectories], prior), strict=True):
-            row["phi_cosine"] = float(cosine)
+        if paths[0].shape[1] == prior.dim:
+            for row, cosine in zip(rows, path_cosine(paths, [t.skill for t in trajectories], prior), strict=True):
+                row["phi_cosine"] = float(cosine)
     return rows
 
 
-def has_coordinates(trajectories: Sequence[SkillTrajectory]) -> bool:
-    """Whether the environment reports ``info["coordinates"]``, at resets and steps."""
-    return all(t.coordinates.ndim == 2 and len(t.coordinates) == len(t) + 1 for t in trajectories)
+def _check(trajectories: Any, prior: Any, encode: Any, cell_size: Any, columns: Any) -> None:
+    """Refuse what no metrics can be taken from."""
+    check_trajectories(trajectories)
+    if prior is not None:
+        check_prior(prior)
+    if encode is not None:
+        check_encoder(encode)
+    check_grid(cell_size, columns)
+    if columns is not None and has_coordinates(trajectories):
+        cells(trajectories[0].coordinates, cell_size, columns)
 
 
 def headline(metrics: dict[str, float]) -> str | None:
@@ -149,14 +182,15 @@ def headline(metrics: dict[str, float]) -> str | None:
     return next((name for name in ("policy_state_coverage", "task_coverage") if name in metrics), None)
 
 
-def judged_by(model: SkillPredictor, env: VecEnv | gym.Env) -> str | None:
+def judged_by(model: SkillModel, env: VecEnv | gym.Env, **kwargs: Any) -> str | None:
     """
     Which metric an environment lets a repertoire be judged by, from one episode of one skill; see :func:`headline`.
 
     :param model: an algorithm with a ``skill_prior``
     :param env: an environment, or a vectorised one
+    :param kwargs: of :func:`evaluate_skills`
     """
-    return headline(evaluate_skills(model, env, n_skills=1, phi=False))
+    return headline(evaluate_skills(model, env, n_skills=1, phi=False, **kwargs))
 
 
 def _places(trajectory: SkillTrajectory, columns: Sequence[int] | None) -> np.ndarray:

@@ -9,23 +9,32 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.common.files import atomic_path
+from sb3_metra.common.inputs import (
+    check_count,
+    check_flag,
+    check_folder,
+    check_number,
+    check_path,
+    check_seed,
+    check_text,
+)
+from sb3_metra.common.skill_model import SkillModel, as_vec_env, encoder_of, require_prior
 from sb3_metra.common.skills import SkillPrior
+from sb3_metra.evaluation.coverage import draw_skills
+from sb3_metra.evaluation.metadata import env_id_of, frames_per_second_of, unit_of
 from sb3_metra.evaluation.report_page import render_page
-from sb3_metra.evaluation.report_page.curves import describe_curves
+from sb3_metra.evaluation.report_page.curves import check_curves, describe_curves
 from sb3_metra.evaluation.report_page.gather import gather
-from sb3_metra.evaluation.report_page.recording import record, record_films, spread_skills, through_phi
-from sb3_metra.evaluation.rollout import SkillPredictor, SkillTrajectory
-
-try:
-    from tqdm import tqdm
-except ImportError:
-    tqdm = None
+from sb3_metra.evaluation.report_page.recording import Recorder, through_phi
+from sb3_metra.evaluation.rollout import Progress, SkillTrajectory, check_skills, check_trajectories, has_coordinates
+from sb3_metra.evaluation.skills import skills_to_show
 
 _PACKAGES = ("sb3-metra", "stable-baselines3", "torch", "gymnasium", "numpy", "mujoco", "dm_control")
 _TEXT_BYTES = 1_500_000  # of a page without its films, at most about
@@ -33,17 +42,7 @@ _NO_COORDINATES = (
     'The environment reports no info["coordinates"], so the page has no map of places and no coverage: what it draws '
     "is φ alone."
 )
-
-
-class SkillModel(SkillPredictor, Protocol):
-    """What a report needs of a model: SB3's ``predict`` with the skill as its state, phi, and the prior p(z)."""
-
-    @property
-    def skill_prior(self) -> SkillPrior:
-        """p(z)."""
-
-    def encode(self, observation: Any) -> np.ndarray:
-        """phi of n observations, (n, dim)."""
+_NO_PHI = "The model learns no φ, so the page draws places alone."
 
 
 class Report(NamedTuple):
@@ -72,8 +71,9 @@ def write_report(
     curves: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
     about: Mapping[str, Any] | None = None,
     trained_with: Mapping[str, str] | None = None,
-    unit: str = "",
+    unit: str | None = None,
     film: bool = True,
+    max_episode_steps: int | None = None,
     max_megabytes: float = 15.0,
     progress_bar: bool = False,
 ) -> Report:
@@ -83,7 +83,8 @@ def write_report(
 
     The same model, environment, seed and day give the same page.
 
-    :param model: an algorithm of this package, or whatever has ``predict``, ``encode`` and ``skill_prior``
+    :param model: an algorithm of this package, or whatever has ``predict`` and ``skill_prior``. The page shows phi if
+        it has ``encode``
     :param env: an environment, or a vectorised one
     :param path: the file to write
     :param skills: the skills to record, (n, skill_dim); ``None``: spread evenly
@@ -92,62 +93,79 @@ def write_report(
     :param measured: trajectories to take the numbers from, as ``rollout_skills`` returns them; ``None``: of 48 skills
         drawn from p(z), as ``policy_state_coverage`` measures them
     :param seed: of skills and of the environments' resets
-    :param curves: what :func:`~sb3_metra.evaluation.report_page.curves.read_curves` returns
+    :param curves: what :func:`~sb3_metra.evaluation.runs.read_curves` returns
     :param about: what else to say, by name, such as the command
     :param trained_with: versions of packages that the model was trained with, by name
-    :param unit: of the coordinates, such as ``"m"``
+    :param unit: of the coordinates, such as ``"m"``; ``None``: what the environment's metadata say
     :param film: film the skills, where the environment was made with ``render_mode="rgb_array"``
+    :param max_episode_steps: as for :func:`~sb3_metra.evaluation.rollout_skills`
     :param max_megabytes: largest size of the file, in millions of bytes; films are made smaller to stay below it
-    :param progress_bar: show one while skills are recorded, where tqdm is installed
+    :param progress_bar: show one while skills are recorded; it needs tqdm
     :return: the file, its size, and what it lacks
     :raises ValueError: for arguments that cannot work, each named
     """
-    if n_skills is not None and n_skills < 1:
-        raise ValueError(f"n_skills must be at least 1, got {n_skills}")
-    if not max_megabytes > 0:
-        raise ValueError(f"max_megabytes must be greater than 0, got {max_megabytes}")
-    if measured is not None and not measured:
-        raise ValueError("measured must hold at least one trajectory, got none")
-    vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
-    prior = model.skill_prior
-    dial = spread_skills(prior, n_skills, seed) if skills is None else np.atleast_2d(prior.validate(skills))
+    if n_skills is not None:
+        check_count("n_skills", n_skills)
+    check_number("max_megabytes", max_megabytes)
+    check_flag("film", film)
+    check_flag("progress_bar", progress_bar)
+    if unit is not None:
+        check_text("unit", unit)
+    described = describe_curves(check_curves(curves or {}))
+    check_seed("seed", seed)
+    if measured is not None:
+        check_trajectories(measured, "measured")
+    path, vec_env, prior = _page(path), as_vec_env(env), require_prior(model)
+    dial = skills_to_show(prior, n_skills, seed) if skills is None else check_skills(model, skills)
     n_measured = 48 if measured is None else 0
-    with _Progress(n_measured + len(dial), progress_bar) as progress:
+    with Progress(n_measured + len(dial), "skill", progress_bar) as progress:
+        recorder = Recorder(model, vec_env, seed, progress.update, max_episode_steps)
         if measured is None:
-            drawn = prior.evaluation_skills(n_measured, np.random.default_rng(seed))
-            seen = record(model, model.encode, vec_env, drawn, seed, progress.tick)
+            seen = recorder.record(draw_skills(prior, n_measured, seed))
         else:
-            seen = [through_phi(trajectory, model.encode) for trajectory in measured]
-        recorded, films, notes = record_films(
-            model,
-            model.encode,
-            vec_env,
+            seen = [through_phi(trajectory, encoder_of(model)) for trajectory in measured]
+        recorded, films, notes = recorder.film(
             dial,
-            seed,
-            progress.tick,
-            film=film,
+            wanted=film,
             episode_length=max(len(trajectory) for trajectory in seen),
             max_bytes=1e6 * max_megabytes - _TEXT_BYTES,
         )
-    has_place = recorded[0].coordinates.ndim == 2
-    env_id = _env_id(vec_env)
+    missing = _missing(has_coordinates(recorded), encoder_of(model) is not None)
+    env_id = env_id_of(vec_env)
     data = {
         "title": env_id,
         "algorithm": type(model).__name__,
         "steps": getattr(model, "num_timesteps", None),
         "date": datetime.date.today().isoformat(),
-        "fps": vec_env.get_attr("metadata")[0].get("render_fps"),
-        **gather(prior, recorded, seen, films, unit),
-        "curves": describe_curves(curves or {}),
+        "fps": frames_per_second_of(vec_env),
+        **gather(prior, recorded, seen, films, unit_of(vec_env) if unit is None else unit),
+        "curves": described,
         "settings": describe_settings(model),
         "versions": _versions(trained_with or {}),
         "about": {"environment": env_id, **(about or {}), "seed of the recordings": seed},
-        "notes": notes if has_place else [_NO_COORDINATES, *notes],
+        "notes": missing + notes,
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = path.write_bytes(render_page(data).encode("utf-8"))
+    with atomic_path(path) as aside:
+        size = aside.write_bytes(render_page(data).encode("utf-8"))
     return Report(path, data["notes"], size)
+
+
+def _page(path: str | Path) -> Path:
+    """The file to write, in a folder that can be written to, before anything is recorded."""
+    page = check_path("path", path)
+    if page.is_dir():
+        raise ValueError(f"path must be a file to write, such as skills.html, got the folder {str(page)!r}")
+    check_folder("the folder of path", page.parent)
+    return page
+
+
+def _missing(places: bool, phi: bool) -> list[str]:
+    """What the page does not show, in sentences."""
+    if not places and not phi:
+        raise ValueError(
+            'env must report info["coordinates"], or model have a method encode, for a page to show, got neither'
+        )
+    return [note for note, there in ((_NO_COORDINATES, places), (_NO_PHI, phi)) if not there]
 
 
 def describe_settings(model: Any) -> dict[str, str]:
@@ -200,28 +218,3 @@ def _versions(trained_with: Mapping[str, str]) -> dict[str, list[str]]:
         except metadata.PackageNotFoundError:
             continue
     return {name: [trained_with.get(name, ""), now.get(name, "")] for name in {**now, **trained_with}}
-
-
-def _env_id(env: VecEnv) -> str:
-    """The registered name of an environment, or that of its class."""
-    spec = env.get_attr("spec")[0]
-    return spec.id if spec is not None else type(env.get_attr("unwrapped")[0]).__name__
-
-
-class _Progress:
-    """A progress bar, or nothing."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self._bar = tqdm(total=total, unit="skill", desc="recording") if show and tqdm is not None else None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def tick(self, n: int) -> None:
-        """Count skills that are recorded."""
-        if self._bar is not None:
-            self._bar.update(n)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.common.skills import SkillPrior
+from sb3_metra.common.inputs import check_flag, check_numbers, check_seed
+from sb3_metra.common.skill_model import SkillModel, as_learnt, as_vec_env
+from sb3_metra.evaluation.episodes import EpisodeRecord, StepLimit, run_episodes
 
 try:
     from tqdm import tqdm
 except ImportError:
     tqdm = None
-
-
-class SkillPredictor(Protocol):
-    """SB3's predictor protocol with a skill as the state: every algorithm and policy of this package has it."""
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As SB3's ``predict``; ``state`` is the skill."""
 
 
 @dataclass
@@ -52,66 +46,130 @@ class SkillTrajectory:
         return len(self.observations) - 1
 
 
+def check_trajectories(trajectories: Any, name: str = "trajectories") -> None:
+    """
+    Refuse what :func:`rollout_skills` does not return.
+
+    :param trajectories: what came
+    :param name: of the argument
+    :raises ValueError: if it holds no trajectory, or something else
+    """
+    if isinstance(trajectories, SkillTrajectory) or not isinstance(trajectories, Sequence) or not trajectories:
+        raise ValueError(f"{name} must hold at least one, as rollout_skills returns them, got {trajectories!r}")
+    for other in (one for one in trajectories if not isinstance(one, SkillTrajectory)):
+        raise ValueError(f"{name} must be as rollout_skills returns them, got a {type(other).__name__} among them")
+
+
+def has_coordinates(trajectories: Sequence[SkillTrajectory]) -> bool:
+    """
+    Whether the environment reports ``info["coordinates"]``, at resets and steps.
+
+    :param trajectories: what :func:`rollout_skills` returns
+    """
+    return all(t.coordinates.ndim == 2 and len(t.coordinates) == len(t) + 1 for t in trajectories)
+
+
 def rollout_skills(
-    model: SkillPredictor,
+    model: SkillModel,
     env: VecEnv | gym.Env,
     skills: np.ndarray,
     *,
     deterministic: bool = True,
     frames: bool = False,
     seed: int | None = None,
+    max_episode_steps: int | None = None,
     progress_bar: bool = False,
 ) -> list[SkillTrajectory]:
     """
     Follow each skill for one whole episode.
 
     :param model: the policy; drawing random numbers is left to ``deterministic=False``
-    :param env: an environment, or a vectorised one of any size; a ``VecNormalize`` must not be training
+    :param env: an environment, or a vectorised one of any size. A model that learnt on normalised observations sees
+        them normalised by the statistics that it carries, whatever ``VecNormalize`` there is. One that carries none
+        sees them as ``env`` normalises them, which must not be training
     :param skills: (n, skill_dim)
     :param deterministic: take the policy's mode
     :param frames: render every state but the final one, too; the environment needs ``render_mode="rgb_array"``
     :param seed: seed of the environments' reset; ``None``: as they come. What follows the first episodes is drawn from
         there on, so that another number of environments gives other starts
+    :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them, see
+        :data:`~sb3_metra.evaluation.episodes.PATIENCE`
     :param progress_bar: show a progress bar, on the standard error; it needs tqdm
     :return: one trajectory for each skill, in order
-    :raises ValueError: where ``skills`` is not a table or of another dimension than the model's, or frames are asked of
-        an environment that cannot render
-    :raises ImportError: where a progress bar is asked for and tqdm is missing
+    :raises ValueError: if ``skills`` is not a table of the model's skills, frames are asked of an environment that
+        cannot render, an episode has no end, or places are reported at some steps only
+    :raises ImportError: if a progress bar is asked for and tqdm is missing
     """
-    vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
-    skills = np.asarray(skills, dtype=np.float32)
-    if skills.ndim != 2:
-        raise ValueError(f"skills must have shape (n, skill_dim), got {skills.shape}")
-    if not len(skills):
-        raise ValueError("skills must hold at least one skill, got none")
-    prior = getattr(model, "skill_prior", None)
-    if prior is not None and skills.shape[1] != prior.dim:
-        raise ValueError(f"skills must have the model's {prior.dim} components, got {skills.shape[1]}")
-    if frames and vec_env.render_mode != "rgb_array":
-        raise ValueError(f'env must be made with render_mode="rgb_array" for frames, got {vec_env.render_mode!r}')
-    normalizer = unwrap_vec_normalize(vec_env)
-    if normalizer is not None and normalizer.training:
-        raise ValueError("env must be a VecNormalize with training=False, got training=True: rollouts would change it")
-    if seed is not None:
-        vec_env.seed(seed)
+    skills, seed = check_skills(model, skills), check_seed("seed", seed)
+    for name, flag in (("deterministic", deterministic), ("frames", frames), ("progress_bar", progress_bar)):
+        check_flag(name, flag)
+    given = as_vec_env(env)
+    limit = StepLimit(given, max_episode_steps)
+    if frames and given.render_mode != "rgb_array":
+        raise ValueError(f'env must be made with render_mode="rgb_array" for frames, got {given.render_mode!r}')
     trajectories: list[SkillTrajectory] = []
-    with _ProgressBar(len(skills), progress_bar) as bar:
+    with as_learnt(model, given) as vec_env, Progress(len(skills), "skill", progress_bar) as progress:
+        if seed is not None:
+            vec_env.seed(seed)
         for start in range(0, len(skills), vec_env.num_envs):
             chunk = skills[start : start + vec_env.num_envs]
-            trajectories += _rollout_chunk(model, vec_env, chunk, deterministic, frames)
-            bar.update(len(chunk))
+            trajectories += _rollout_chunk(model, vec_env, chunk, deterministic, frames, limit)
+            progress.update(len(chunk))
     return trajectories
 
 
-class _ProgressBar:
-    """tqdm's bar over skills, or nothing that looks the same."""
+def check_skills(model: SkillModel, skills: Any) -> np.ndarray:
+    """
+    Refuse what is no table of a model's skills.
 
-    def __init__(self, total: int, shown: bool) -> None:
+    :param model: what follows them
+    :param skills: what came
+    :return: (n, skill_dim), float32
+    :raises ValueError: if they have another shape, or cannot come from the model's prior
+    """
+    try:
+        table = check_numbers("skills", skills)
+    except ValueError:
+        if np.ndim(skills) != 2:
+            raise ValueError(f"skills must have shape (n, skill_dim), got {shape_or_value(skills)}") from None
+        raise
+    if table.ndim != 2:
+        raise ValueError(f"skills must have shape (n, skill_dim), got {shape_or_value(skills)}")
+    if not len(table):
+        raise ValueError("skills must hold at least one skill, got none")
+    prior = getattr(model, "skill_prior", None)
+    if prior is None:
+        return table.astype(np.float32)
+    if table.shape[1] != prior.dim:
+        raise ValueError(f"skills must have the model's {prior.dim} components, got {table.shape[1]}")
+    return prior.validate(table)
+
+
+def shape_or_value(value: Any) -> Any:
+    """
+    What to say of an array that is refused.
+
+    :param value: what came
+    """
+    return value.shape if isinstance(value, np.ndarray) else repr(value)
+
+
+class Progress:
+    """
+    tqdm's progress bar, or nothing that looks the same.
+
+    :param total: how many things there are
+    :param unit: what they are, such as ``"skill"``
+    :param shown: show it
+    :raises ImportError: if it is to be shown and tqdm is missing
+    """
+
+    def __init__(self, total: int, unit: str, shown: bool) -> None:
         if shown and tqdm is None:
             raise ImportError('progress_bar=True needs tqdm: pip install "sb3-metra[progress]"')
-        self.bar = tqdm(total=total, desc="skills", unit="skill", leave=False) if shown else None
+        self.bar = tqdm(total=total, desc=f"{unit}s", unit=unit, leave=False) if shown else None
 
-    def __enter__(self) -> _ProgressBar:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,92 +177,29 @@ class _ProgressBar:
             self.bar.close()
 
     def update(self, n: int) -> None:
-        """Another ``n`` skills are done."""
+        """
+        :param n: how many more are done
+        """
         if self.bar is not None:
             self.bar.update(n)
 
 
 def _rollout_chunk(
-    model: SkillPredictor, env: VecEnv, skills: np.ndarray, deterministic: bool, frames: bool
+    model: SkillModel, env: VecEnv, skills: np.ndarray, deterministic: bool, frames: bool, limit: StepLimit
 ) -> list[SkillTrajectory]:
     """One episode for each of at most ``num_envs`` skills; spare environments follow the first, unrecorded."""
     n = len(skills)
     padded = np.concatenate([skills, np.repeat(skills[:1], env.num_envs - n, axis=0)])
-    observation = env.reset()
-    records = [_Record(_single(observation, i), env.unwrapped.reset_infos[i]) for i in range(n)]
-    if frames:
-        _keep_frames(env, records)
-    while not all(record.done for record in records):
-        actions, _ = model.predict(observation, state=padded, deterministic=deterministic)
-        observation, rewards, dones, infos = env.step(actions)
-        for i, record in enumerate(records):
-            if not record.done:
-                last = infos[i]["terminal_observation"] if dones[i] else _single(observation, i)
-                record.add(last, float(rewards[i]), infos[i], bool(dones[i]))
-        if frames:
-            _keep_frames(env, records)
-    return [record.trajectory(skill) for record, skill in zip(records, skills, strict=True)]
+
+    def act(observation: Any, _: Any) -> tuple[np.ndarray, Any]:
+        return model.predict(observation, state=padded, deterministic=deterministic)
+
+    records = run_episodes(act, env, n, limit, frames=frames)
+    return [_trajectory(record, skill) for record, skill in zip(records, skills, strict=True)]
 
 
-class _Record:
-    """What one environment's episode leaves behind while it runs."""
-
-    def __init__(self, observation: Any, info: dict[str, Any]) -> None:
-        self.observations = [observation]
-        self.coordinates = [info["coordinates"]] if "coordinates" in info else []
-        self.frames: list[np.ndarray] = []
-        self.episode_return = 0.0
-        self.tasks: dict[str, bool] = {}
-        self.done = False
-
-    def add(self, observation: Any, reward: float, info: dict[str, Any], done: bool) -> None:
-        self.observations.append(observation)
-        if "coordinates" in info:
-            self.coordinates.append(info["coordinates"])
-        self.episode_return += reward
-        self.tasks = info.get("tasks", {})
-        self.done = done
-
-    def trajectory(self, skill: np.ndarray) -> SkillTrajectory:
-        observations = self.observations if isinstance(self.observations[0], dict) else np.stack(self.observations)
-        coordinates = np.asarray(self.coordinates, dtype=np.float64)
-        tasks = {name: bool(achieved) for name, achieved in self.tasks.items()}
-        return SkillTrajectory(skill, coordinates, observations, self.frames, self.episode_return, tasks)
-
-
-def _keep_frames(env: VecEnv, records: list[_Record]) -> None:
-    """Picture the running episodes. An environment resets itself at once, so that a final state has no picture."""
-    images = env.get_images()
-    for record, image in zip(records, images, strict=False):
-        if not record.done:
-            if image is None:
-                raise ValueError("env must render for frames, got no picture from render()")
-            record.frames.append(image)
-
-
-def _single(observation: Any, index: int) -> Any:
-    if isinstance(observation, dict):
-        return {key: value[index].copy() for key, value in observation.items()}
-    return observation[index].copy()
-
-
-def skills_to_show(prior: SkillPrior, n: int) -> np.ndarray:
-    """
-    Skills that show a repertoire best, with no draw: discrete ones in order, directions evenly around the circle of
-    the first two components, from the first axis on; with one component, negative and positive ones in turn.
-
-    :param prior: p(z)
-    :param n: number of skills, at least 1; of finitely many skills there are no more than there are
-    :return: (n, skill_dim), float32
-    """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if prior.discrete:
-        return prior.evaluation_skills(min(n, prior.dim))
-    directions = np.zeros((n, prior.dim))
-    if prior.dim == 1:
-        directions[:, 0] = np.where(np.arange(n) % 2, 1.0, -1.0)
-        return prior.toward(directions[:2])
-    angles = 2 * np.pi * np.arange(n) / n
-    directions[:, 0], directions[:, 1] = np.cos(angles), np.sin(angles)
-    return prior.toward(directions)
+def _trajectory(record: EpisodeRecord, skill: np.ndarray) -> SkillTrajectory:
+    observations = record.observations
+    stacked = observations if isinstance(observations[0], dict) else np.stack(observations)
+    coordinates = np.asarray(record.coordinates, dtype=np.float64)
+    return SkillTrajectory(skill, coordinates, stacked, record.frames, record.episode_return, record.tasks)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
+
+from sb3_metra.common.inputs import check_mapping, check_path, check_text
+
+STEPS = "time/total_timesteps"
 
 #: Files that hold the log of a run, in the order in which a folder is searched for them.
 LOG_FILES = ("progress.csv", "evaluations.npz", "evaluation.json")
@@ -19,7 +24,7 @@ def find_log(path: str | Path) -> Path:
     :param path: the file, or the run's folder
     :raises ValueError: where there is none
     """
-    path = Path(path)
+    path = check_path("path", path)
     if path.is_file():
         return path
     for name in LOG_FILES:
@@ -43,17 +48,44 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
     :return: each (n,), float64, NaN where nothing was logged
     :raises ValueError: where there is no such file, or it cannot be read
     """
-    path = find_log(path)
+    log = _read(find_log(path))
+    if not log or not len(next(iter(log.values()))):
+        raise ValueError(f"{path} must hold at least one line of the log, got none")
+    return log
+
+
+def read_curves(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """
+    All learning curves of a run, over the steps of training.
+
+    :param folder: where ``progress.csv`` lies, SB3's log, or else ``evaluations.npz``, which ``sb3-metra train`` leaves
+    :return: for each column its steps and values, (n,) each; empty if there is neither file, or nothing in it
+    :raises ValueError: if a file is there but cannot be read
+    """
+    folder = check_path("folder", folder)
+    path = next((file for name in LOG_FILES[:2] if (file := folder / name).is_file()), None)
+    log = {} if path is None else _read(path)
+    if not log:
+        return {}
+    if STEPS not in log:
+        raise ValueError(f"{path} must have a column {STEPS!r}, got {', '.join(log)}")
+    curves = {}
+    for name, values in log.items():
+        kept = np.isfinite(values) & np.isfinite(log[STEPS])
+        if name != STEPS and kept.any():
+            curves[name] = (log[STEPS][kept], values[kept])
+    return curves
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a log, which may be empty."""
     readers = {".csv": _read_csv, ".npz": _read_npz, ".json": _read_json}
     if path.suffix not in readers:
         raise ValueError(f"a log must be a .csv, .npz or .json file, got {path.name!r}")
     try:
-        log = readers[path.suffix](path)
-    except (KeyError, TypeError, ValueError) as error:
+        return readers[path.suffix](path)
+    except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a run's log ({type(error).__name__}: {error})") from error
-    if not log or not len(next(iter(log.values()))):
-        raise ValueError(f"{path} must hold at least one line of the log, got none")
-    return log
 
 
 def column(log: dict[str, np.ndarray], name: str) -> str:
@@ -64,7 +96,8 @@ def column(log: dict[str, np.ndarray], name: str) -> str:
     :param name: for example ``"eval/policy_state_coverage"`` or ``"policy_state_coverage"``
     :raises ValueError: where there is no such column, or several
     """
-    if name in log:
+    check_mapping("log", log)
+    if check_text("name of a column", name) in log:
         return name
     wanted = {name.rpartition("/")[2]}
     if "total_timesteps" in wanted:
@@ -75,7 +108,7 @@ def column(log: dict[str, np.ndarray], name: str) -> str:
     return found[0]
 
 
-def curve(log: dict[str, np.ndarray], metric: str, x: str = "time/total_timesteps") -> tuple[np.ndarray, np.ndarray]:
+def curve(log: dict[str, np.ndarray], metric: str, x: str = STEPS) -> tuple[np.ndarray, np.ndarray]:
     """
     A metric over the steps of training, without the lines that do not hold it.
 
@@ -108,7 +141,7 @@ def _number(text: str | None) -> float:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as file:
         steps, results = file["timesteps"].astype(np.float64), file["results"].astype(np.float64)
-    return {"time/total_timesteps": steps, "eval/policy_state_coverage": results.mean(axis=1)}
+    return {STEPS: steps, "eval/policy_state_coverage": results.mean(axis=1)}
 
 
 def _read_json(path: Path) -> dict[str, np.ndarray]:
@@ -116,4 +149,4 @@ def _read_json(path: Path) -> dict[str, np.ndarray]:
     numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
     steps = numbers.pop("num_timesteps", None)
     log = {f"eval/{key}": np.array([float(value)]) for key, value in numbers.items()}
-    return log if steps is None else {"time/total_timesteps": np.array([float(steps)]), **log}
+    return log if steps is None else {STEPS: np.array([float(steps)]), **log}

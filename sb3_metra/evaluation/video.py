@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_metra.evaluation.rollout import SkillTrajectory
+from sb3_metra.common.files import atomic_path
+from sb3_metra.common.inputs import check_folder, check_number, check_path
+from sb3_metra.evaluation.rollout import SkillTrajectory, check_trajectories
+from sb3_metra.evaluation.skills import is_one_hot
 
 try:
     import imageio.v3 as iio
@@ -27,8 +30,15 @@ def film_skills(trajectories: Sequence[SkillTrajectory], path: str | Path, fps: 
     :param path: an .mp4 or a .gif
     :param fps: frames per second
     :return: the path
+    :raises ValueError: if there are no frames, or the path has another ending or cannot be written to
     """
-    return _write(skill_grid(trajectories), Path(path), fps)
+    check_number("fps", fps)
+    film = check_path("path", path)
+    if film.suffix not in (".mp4", ".gif"):
+        raise ValueError(f"path must end in .mp4 or .gif, got {film.name!r}")
+    frames = skill_grid(trajectories)
+    check_folder("the folder of path", film.parent)
+    return _write(frames, film, fps)
 
 
 def skill_grid(trajectories: Sequence[SkillTrajectory]) -> list[np.ndarray]:
@@ -38,6 +48,7 @@ def skill_grid(trajectories: Sequence[SkillTrajectory]) -> list[np.ndarray]:
     :param trajectories: what :func:`~sb3_metra.evaluation.rollout_skills` returns with ``frames=True``
     :return: each (height, width, 3) uint8
     """
+    check_trajectories(trajectories)
     labels = describe_skills(np.stack([t.skill for t in trajectories]))
     return _grid(
         [[label_frame(frame, *label) for frame in t.frames] for t, label in zip(trajectories, labels, strict=True)]
@@ -51,21 +62,9 @@ def encode_gif(frames: Sequence[np.ndarray], fps: float = 20.0) -> bytes:
     :param frames: each (height, width, 3) uint8
     :param fps: frames per second
     """
+    check_number("fps", fps)
     encoded = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000.0 / fps, loop=0)
     return bytes(encoded)
-
-
-def write_video(clips: Sequence[Sequence[np.ndarray]], path: str | Path, fps: float = 20.0) -> Path:
-    """
-    Show clips side by side in a grid, all from the start; one that ends early stands still on its last frame.
-
-    :param clips: for each skill its frames, (height, width, 3) uint8, all of one size
-    :param path: an .mp4 or a .gif
-    :param fps: frames per second
-    :return: the path
-    :raises ValueError: where there are no frames, or the ending is another
-    """
-    return _write(_grid(clips), Path(path), fps)
 
 
 def label_frame(frame: np.ndarray, text: str, direction: tuple[float, float] | None = None) -> np.ndarray:
@@ -102,7 +101,7 @@ def describe_skills(skills: np.ndarray) -> list[tuple[str, tuple[float, float] |
     skills = np.asarray(skills, dtype=np.float64)
     if skills.shape[1] == 1:
         return [(f"z = {skill[0]:+.3g}", None) for skill in skills]
-    if ((skills == 0) | (skills == 1)).all() and (skills.sum(axis=1) == 1).all():
+    if is_one_hot(skills):
         return [(f"skill {skill.argmax()}", None) for skill in skills]
     described: list[tuple[str, tuple[float, float] | None]] = []
     for first, second in skills[:, :2]:
@@ -129,19 +128,17 @@ def tile(images: Sequence[np.ndarray]) -> np.ndarray:
 
 def _grid(clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     if not clips or not all(len(clip) for clip in clips):
-        raise ValueError("clips must hold at least one frame each, got none: roll skills out with frames=True")
+        raise ValueError("trajectories must hold at least one frame each, got none: roll skills out with frames=True")
     length = max(len(clip) for clip in clips)
     return [tile([clip[min(t, len(clip) - 1)] for clip in clips]) for t in range(length)]
 
 
 def _write(frames: Sequence[np.ndarray], path: Path, fps: float) -> Path:
-    if path.suffix not in (".mp4", ".gif"):
-        raise ValueError(f"path must end in .mp4 or .gif, got {path.name!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".gif":
-        iio.imwrite(path, frames, duration=1000.0 / fps, loop=0)
-    else:
-        iio.imwrite(path, frames, fps=fps, codec="libx264", macro_block_size=2)
+    with atomic_path(path) as aside:
+        if path.suffix == ".gif":
+            iio.imwrite(aside, frames, duration=1000.0 / fps, loop=0)
+        else:
+            iio.imwrite(aside, frames, fps=fps, codec="libx264", macro_block_size=2)
     return path
 
 

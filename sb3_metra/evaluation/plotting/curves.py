@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
+from sb3_metra.common.inputs import check_choice, check_mapping
 from sb3_metra.evaluation.plotting.style import Theme, save_figure, themed
 
 _MAX_POINTS = 100  # of a curve with an interval
@@ -45,12 +46,15 @@ def plot_curves(
         needs rliable; ``None``: their mean alone
     :param theme: ``"light"`` or ``"dark"``
     """
+    check_mapping("curves", curves)
+    if interval is not None:
+        check_choice("interval", interval, ("iqm", "mean", "median"))
     with themed(theme):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         colors = cycle(matplotlib.rcParams["axes.prop_cycle"].by_key()["color"])  # "C0" would be looked up when drawn
         for color, (label, runs) in zip(colors, curves.items(), strict=False):
-            finite = [_finite(label, *run) for run in runs]
+            finite = [_finite(label, *_run(label, run)) for run in _runs(label, runs)]
             if not finite:
                 raise ValueError(f"curves must hold at least one run for each label, got none for {label!r}")
             _draw_runs(axes, color, label, finite, interval)
@@ -81,6 +85,7 @@ def plot_training(
     :param theme: ``"light"`` or ``"dark"``
     :raises ValueError: where the log holds none of it
     """
+    check_mapping("progress", progress)
     panels = [panel for panel in TRAINING_PANELS if panel[0] in progress]
     if "time/total_timesteps" not in progress or not panels:
         raise ValueError(
@@ -148,6 +153,18 @@ def _draw_runs(
         axes.fill_between(grid, low, high, color=color, alpha=0.2, linewidth=0)
         what = "IQM" if interval == "iqm" else interval
     axes.plot(grid, center, color=color, linewidth=2.0, label=f"{label} ({what} of {len(runs)})")
+
+
+def _runs(label: str, runs: Any) -> Iterable[Any]:
+    if isinstance(runs, str) or not isinstance(runs, Iterable):
+        raise ValueError(f"curves must hold a list of runs for each label, got {runs!r} for {label!r}")
+    return runs
+
+
+def _run(label: str, run: Any) -> tuple[Any, Any]:
+    if not isinstance(run, Sequence) or len(run) != 2:
+        raise ValueError(f"each run must be a pair of x and y, got {run!r} for {label!r}")
+    return run[0], run[1]
 
 
 def _finite(label: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

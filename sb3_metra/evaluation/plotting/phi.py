@@ -9,9 +9,12 @@ from typing import Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from sb3_metra.evaluation.faithfulness import Encoder, encode_trajectories
+from sb3_metra.common.inputs import check_choice
+from sb3_metra.common.skill_model import Encoder
+from sb3_metra.evaluation.faithfulness import encode_trajectories
 from sb3_metra.evaluation.plotting.style import Theme
 from sb3_metra.evaluation.plotting.trajectories import over_time, picture_paths
+from sb3_metra.evaluation.projection import principal_plane
 from sb3_metra.evaluation.rollout import SkillTrajectory
 
 
@@ -49,17 +52,13 @@ def project_phi(
     :param projection: as for :func:`plot_phi`
     :return: for each trajectory (T + 1, 2), and what the two axes show
     """
-    if projection not in ("pca", "first"):
-        raise ValueError(f'projection must be "pca" or "first", got {projection!r}')
+    check_choice("projection", projection, ("pca", "first"))
     dim = paths[0].shape[1]
     if dim == 1:
         return [over_time(path[:, 0]) for path in paths], ("step", "φ")
     if dim == 2 or projection == "first":
         of = "" if dim == 2 else f" of {dim}"
         return [path[:, :2] for path in paths], (f"φ, dimension 1{of}", f"φ, dimension 2{of}")
-    states = np.concatenate(paths)
-    mean = states.mean(axis=0)
-    _, spread, components = np.linalg.svd(states - mean, full_matrices=False)
-    shares = np.square(spread) / max(np.square(spread).sum(), np.finfo(float).tiny)
+    center, components, shares = principal_plane(np.concatenate(paths))
     first, second = (f"φ, principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in range(2))
-    return [(path - mean) @ components[:2].T for path in paths], (first, second)
+    return [(path - center) @ components.T for path in paths], (first, second)

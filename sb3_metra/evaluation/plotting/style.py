@@ -14,6 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sb3_metra.common.inputs import check_choice, check_folder, check_path
+from sb3_metra.evaluation.skills import is_one_hot, skill_angles
+
 Theme = Literal["light", "dark"]
 
 # Okabe and Ito's colours, which the colour-blind tell apart, for curves: those first that stand out from the ground.
@@ -33,8 +36,7 @@ def themed(theme: Theme) -> Iterator[None]:
 
     :param theme: ``"light"`` or ``"dark"``
     """
-    if theme not in _INK:
-        raise ValueError(f'theme must be "light" or "dark", got {theme!r}')
+    check_choice("theme", theme, tuple(_INK))
     ground, text, grid = _INK[theme]
     colors = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), text)
     colors |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), ground)
@@ -65,16 +67,7 @@ def skill_colors(skills: np.ndarray, theme: Theme = "light") -> np.ndarray:
     :param theme: ground that they are drawn on
     :return: red, green and blue in [0, 1], (n, 3)
     """
-    skills = np.asarray(skills, dtype=np.float64)
-    if skills.ndim != 2:
-        raise ValueError(f"skills must have shape (n, skill_dim), got {skills.shape}")
-    if skills.shape[1] == 1:  # as far apart as can be
-        angles = np.where(skills[:, 0] < 0, np.pi, 0.0)
-    elif is_one_hot(skills):
-        angles = skills.argmax(axis=1) * 2 * np.pi / skills.shape[1]
-    else:
-        angles = np.arctan2(skills[:, 1], skills[:, 0])
-    return angle_colors(angles, theme)
+    return angle_colors(skill_angles(skills), theme)
 
 
 def angle_colors(angles: np.ndarray, theme: Theme = "light") -> np.ndarray:
@@ -85,6 +78,7 @@ def angle_colors(angles: np.ndarray, theme: Theme = "light") -> np.ndarray:
     :param theme: ground that they are drawn on
     :return: red, green and blue in [0, 1], (n, 3)
     """
+    check_choice("theme", theme, tuple(_INK))
     angles = np.asarray(angles, dtype=np.float64)
     lightness = _LIGHTNESS[theme] + 22.0 * np.sin(angles + 0.3)
     green_red, blue_yellow = -50.0 * np.sin(angles + 0.4), 55.0 * np.cos(angles)
@@ -95,12 +89,6 @@ def angle_colors(angles: np.ndarray, theme: Theme = "light") -> np.ndarray:
     to_rgb = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
     linear = np.clip(xyz @ to_rgb.T, 0.0, 1.0)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-
-
-def is_one_hot(skills: np.ndarray) -> bool:
-    """Whether skills are one-hot, of two or more components."""
-    values = ((skills == 0) | (skills == 1)).all()
-    return bool(skills.shape[1] > 1 and values and (skills.sum(axis=1) == 1).all())
 
 
 def draw_skill_key(axes: Axes, skills: np.ndarray, theme: Theme) -> None:
@@ -151,19 +139,30 @@ def _draw_legend(axes: Axes, skills: np.ndarray, theme: Theme) -> None:
 
 def save_figure(figure: Figure, path: str | Path | None) -> Figure:
     """
-    Make a figure ready to be written, and write it where a path is given.
+    Make a figure ready to be written, and write it if a path is given.
 
     :param figure: any figure
     :param path: where to write it; its ending chooses the format: PNG, SVG, PDF, ...
     :return: the figure
-    :raises ValueError: for an ending that matplotlib cannot write
+    :raises ValueError: for an ending that matplotlib cannot write, and a folder that nothing can be written to
     """
-    canvas = FigureCanvasAgg(figure)  # no window, no global state
+    FigureCanvasAgg(figure)  # no window, no global state
     if path is not None:
-        path = Path(path)
-        endings = sorted(canvas.get_supported_filetypes())
-        if path.suffix[1:].lower() not in endings:
-            raise ValueError(f"path must end in one of .{', .'.join(endings)}, got {path.name!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, facecolor=figure.get_facecolor())
+        figure.savefig(check_picture("path", path), dpi=150, facecolor=figure.get_facecolor())
     return figure
+
+
+def check_picture(name: str, path: str | Path) -> Path:
+    """
+    Refuse a path that no picture can be written to, before there is a picture.
+
+    :param name: of the argument
+    :param path: where to write it
+    :return: the path, in a folder that exists
+    :raises ValueError: for an ending that matplotlib cannot write, and a folder that nothing can be written to
+    """
+    picture, endings = check_path(name, path), sorted(FigureCanvasAgg.filetypes)
+    if picture.suffix[1:].lower() not in endings:
+        raise ValueError(f"{name} must end in one of .{', .'.join(endings)}, got {picture.name!r}")
+    check_folder(f"the folder of {name}", picture.parent)
+    return picture

@@ -10,15 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sb3_metra.evaluation.coverage import check_grid
 from sb3_metra.evaluation.plotting.style import (
     Theme,
     draw_skill_key,
-    is_one_hot,
     save_figure,
     skill_colors,
     themed,
 )
-from sb3_metra.evaluation.rollout import SkillTrajectory
+from sb3_metra.evaluation.rollout import SkillTrajectory, check_trajectories
+from sb3_metra.evaluation.skills import is_one_hot
 
 
 def plot_trajectories(
@@ -143,11 +144,13 @@ def _paths(
     trajectories: Sequence[SkillTrajectory], columns: Sequence[int] | None
 ) -> tuple[list[np.ndarray], tuple[str, str]]:
     """What to draw of each trajectory, (T + 1, 2), and the axes' names."""
-    if not trajectories or any(t.coordinates.ndim != 2 for t in trajectories):
+    check_trajectories(trajectories)
+    check_grid(1.0, columns)
+    if any(t.coordinates.ndim != 2 for t in trajectories):
         raise ValueError('trajectories must have coordinates, got none: the environment reports no info["coordinates"]')
     available = trajectories[0].coordinates.shape[1]
     chosen = list(range(min(2, available))) if columns is None else list(columns)[:2]
-    if not chosen or not all(0 <= column < available for column in chosen):
+    if max(chosen) >= available:
         raise ValueError(f"columns must be among 0 to {available - 1}, got {list(columns or [])}")
     names = ["xyz"[column] if column < 3 else f"coordinate {column}" for column in chosen]
     if len(chosen) == 1:

@@ -1,14 +1,11 @@
-"""What a run logged while it learnt, read from the files that it left behind."""
+"""The curves of a run on the page: which are shown first, and what they are called."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-STEPS = "time/total_timesteps"
 
 LABELS: dict[str, tuple[str, str]] = {
     "eval/policy_state_coverage": ("policy state coverage", "cells that the evaluation's skills visit"),
@@ -29,56 +26,27 @@ LABELS: dict[str, tuple[str, str]] = {
 _MAX_POINTS = 400
 
 
-def read_curves(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def check_curves(curves: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
-    Learning curves of a run.
+    Refuse what are no curves.
 
-    :param folder: where ``progress.csv`` lies, SB3's log, or else ``evaluations.npz``, which ``sb3-metra train`` leaves
-    :return: for each key its steps and values, (n,) each; empty where there is neither file
-    :raises ValueError: where a file is there but cannot be read
+    :param curves: what came
+    :raises ValueError: if they are no pairs of x and y by name
     """
-    table, evaluations = folder / "progress.csv", folder / "evaluations.npz"
-    if table.is_file():
-        return _read_table(table)
-    if evaluations.is_file():
-        try:
-            log = np.load(evaluations)
-            return {"eval/policy_state_coverage": (log["timesteps"], log["results"].mean(axis=1))}
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{evaluations} must be what SB3's evaluation leaves behind: {error}") from error
-    return {}
-
-
-def _read_table(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return {}
-    if STEPS not in rows[0]:
-        raise ValueError(f"{path} must have a column {STEPS!r}, got {', '.join(rows[0])}")
-    steps = np.array([_number(row[STEPS]) for row in rows])
-    curves = {}
-    for key in rows[0]:
-        values = np.array([_number(row[key]) for row in rows])
-        told = np.isfinite(values) & np.isfinite(steps)
-        if key != STEPS and told.any():
-            curves[key] = (steps[told], values[told])
+    if not isinstance(curves, dict):
+        raise ValueError(f"curves must be a dictionary, as read_curves returns it, got {curves!r}")
+    for name, curve in curves.items():
+        shapes = [np.shape(values) for values in curve] if isinstance(curve, Sequence) else []
+        if len(shapes) != 2 or len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+            raise ValueError(f"curves must be pairs of x and y by name, got {curve!r} for {name!r}")
     return curves
-
-
-def _number(text: str | None) -> float:
-    """A field's number; NaN where a row has none, or something else."""
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")
 
 
 def describe_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
     """
     Curves as the page wants them: known ones first, with their names, none with more points than are seen.
 
-    :param curves: what :func:`read_curves` returns
+    :param curves: what :func:`~sb3_metra.evaluation.runs.read_curves` returns
     """
     known = [key for key in LABELS if key in curves]
     others = sorted(key for key in curves if key not in LABELS)

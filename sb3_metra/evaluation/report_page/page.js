@@ -76,7 +76,8 @@ function showSkill(data, i) {
   const entries = [];
   if (data.prior.kind !== "discrete" && s.vector.length <= 4) entries.push(["z", tuple(s.vector)]);
   if (s.end !== null) entries.push(["ends at", tuple(s.end) + unit], ["distance", say(s.distance) + unit]);
-  entries.push(["cosine of Δφ and z", say(s.cosine)], ["steps", say(s.steps)], ["return", say(s.return)]);
+  if (s.cosine !== null) entries.push(["cosine of Δφ and z", say(s.cosine)]);
+  entries.push(["steps", say(s.steps)], ["return", say(s.return)]);
   rows(facts, entries);
   const numbers = data.prior.kind === "discrete" ? `np.eye(${data.prior.dim})[${s.name}]` : `np.array([${s.vector.map((v) => Number(v.toPrecision(4))).join(", ")}])`;
   document.getElementById("code").textContent = `skill = ${numbers}\naction, _ = model.predict(obs, state=skill, deterministic=True)`;
@@ -126,15 +127,18 @@ function start() {
   const count = `${skills.length} skills`;
   const behind = data.behind.length ? ` Thin lines: the ${data.behind.length} episodes behind the numbers.` : "";
   document.getElementById("place-card").hidden = !data.place;
-  document.getElementById("maps").classList.toggle("without-place", !data.place);
+  document.getElementById("phi-card").hidden = !data.phi;
+  document.getElementById("maps").classList.toggle("one-map", !data.place || !data.phi);
   if (data.place) {
     document.getElementById("place-title").textContent = data.place.names.length > 1 ? "Where skills go" : "Where skills go, over time";
     document.getElementById("place-note").textContent = data.place.note + behind;
     makeMap(document.getElementById("place"), "place", data.place, skills, data.behind, `Where ${count} go; arrow keys choose one`, bus);
   }
-  const asked = skills[0].asked ? " Dashed: the way the skill asks for." : "";
-  document.getElementById("phi-note").textContent = (data.phi.note + asked).trim();
-  makeMap(document.getElementById("phi"), "phi", data.phi, skills, data.behind, `What ${count} do in φ; arrow keys choose one`, bus);
+  if (data.phi) {
+    const asked = skills[0].asked ? " Dashed: the way the skill asks for." : "";
+    document.getElementById("phi-note").textContent = (data.phi.note + asked).trim();
+    makeMap(document.getElementById("phi"), "phi", data.phi, skills, data.behind, `What ${count} do in φ; arrow keys choose one`, bus);
+  }
   makeChooser(document.getElementById("chooser"), data.prior, skills, bus);
   bus.onSelect((i) => showSkill(data, i));
   bus.stage = makeStage(data, bus);

@@ -1,0 +1,119 @@
+"""pi(a|s, z) and Q(s, a, z): SB3's actor and critic over S x Z."""
+
+from __future__ import annotations
+
+import math
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    create_mlp,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import Actor
+from torch import nn
+from torch.distributions import Normal
+
+from sb3_metra.common.networks import initialize, prepare
+
+LOG_STD_MIN = math.log(1e-6)
+LOG_STD_MAX = 2.0
+_SQUASH_EPSILON = 1e-6  # inside the logarithm of the squashing correction, as in the authors' code
+
+
+class SkillActor(Actor):
+    """SB3's squashed Gaussian actor with the paper's bounds for the standard deviation and explicit noise."""
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """
+        :param obs: observation and skill, each (batch, ...)
+        :return: mean and log standard deviation before squashing, each (batch, action_dim), and nothing else
+        """
+        latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
+        log_std = self.log_std(latent).float().clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
+        return self.mu(latent).float(), log_std, {}
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """
+        :param obs: observation and skill, each (batch, ...), as they come from the environment, or prepared
+        :param features_extractor: an extractor for both
+        """
+        return features_extractor(prepare(obs, self.observation_space, self.normalize_images))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        :param obs: observation and skill, each (batch, ...)
+        :param deterministic: take the mode instead of a sample
+        :return: actions in [-1, 1], (batch, action_dim)
+        """
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        return th.tanh(mean if deterministic else mean + log_std.exp() * th.randn_like(mean))
+
+    def action_log_prob(self, obs: PyTorchObs, noise: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
+        """
+        A reparametrised sample and its log-probability.
+
+        :param obs: observation and skill, each (batch, ...)
+        :param noise: draws from N(0, 1) behind the sample, (batch, action_dim); drawn here if not given
+        :return: actions in [-1, 1], (batch, action_dim), and log pi(a|s, z), (batch, 1)
+        """
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        std = log_std.exp()
+        gaussian = mean + std * (th.randn_like(mean) if noise is None else noise)
+        actions = th.tanh(gaussian)
+        # written out as the authors do: with a tiny std the rounding of `gaussian` is part of the result
+        log_prob = Normal(mean, std, validate_args=False).log_prob(gaussian)
+        correction = th.log(1.0 - actions.square() + _SQUASH_EPSILON)
+        return actions, (log_prob.sum(dim=1) - correction.sum(dim=1)).unsqueeze(1)
+
+
+class SkillCritic(BaseModel):
+    """
+    Q-functions over S x A x Z, each with its own encoder of the observation, or all with one.
+
+    :param observation_space: the space S x Z
+    :param action_space: actions
+    :param net_arch: units of each hidden layer
+    :param features_extractors: one for all Q-functions, or one for each
+    :param n_critics: number of Q-functions
+    :param activation_fn: non-linearity of the hidden layers
+    :param normalize_images: divide images by 255
+    :param critic_dim: outputs of each: 1 for a value, skill_dim for successor features
+    :param layer_norm: normalise each hidden layer before its non-linearity
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractors: list[BaseFeaturesExtractor],
+        n_critics: int = 2,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        critic_dim: int = 1,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__(observation_space, action_space, normalize_images=normalize_images)
+        self.encoders = nn.ModuleList(features_extractors)
+        input_dim = features_extractors[0].features_dim + get_action_dim(action_space)
+        norms: list[type[nn.Module]] = [nn.LayerNorm] if layer_norm else []
+        self.q_networks = nn.ModuleList(
+            nn.Sequential(*create_mlp(input_dim, critic_dim, net_arch, activation_fn, post_linear_modules=norms))
+            for _ in range(n_critics)
+        )
+        initialize(self.q_networks, nn.init.xavier_normal_)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        :param obs: observation and skill, each (batch, ...)
+        :param actions: in [-1, 1], (batch, action_dim)
+        :return: for each Q-function its values, (batch, critic_dim)
+        """
+        inputs = prepare(obs, self.observation_space, self.normalize_images)
+        features = [th.cat([encoder(inputs), actions], dim=1) for encoder in self.encoders]
+        features = features * (len(self.q_networks) // len(features))
+        return tuple(q_network(x).float() for q_network, x in zip(self.q_networks, features, strict=True))

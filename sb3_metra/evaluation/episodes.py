@@ -1,0 +1,183 @@
+"""One episode in each of several environments at once, up to a limit, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_metra.common.inputs import check_count, check_place, check_tasks
+
+#: From observations and the state after the step before, ``None`` at first, to actions and the new state.
+Act = Callable[[Any, Any], tuple[np.ndarray, Any]]
+
+PATIENCE = 1_000
+"""Steps after which an episode counts as endless, unless its environment names a greater limit."""
+
+
+class StepLimit:
+    """
+    When episodes are cut, and when to give up waiting for their end.
+
+    :param env: the environments
+    :param max_episode_steps: cut episodes after as many steps; ``None``: wait for their end, but not for ever
+    :raises ValueError: if the limit is no positive integer
+    """
+
+    def __init__(self, env: VecEnv, max_episode_steps: int | None = None) -> None:
+        self.cut = None if max_episode_steps is None else check_count("max_episode_steps", max_episode_steps)
+        self.patience = max(PATIENCE, named_limit(env))
+
+    def reached(self, steps: int) -> bool:
+        """
+        Whether episodes that go on are cut now.
+
+        :param steps: that they have taken
+        :raises ValueError: if there is no limit and they seem to have no end
+        """
+        if self.cut is None and steps >= self.patience:
+            raise ValueError(
+                f"max_episode_steps must be given for an environment that neither ends its episodes nor says how long "
+                f"they are, got None and an episode that goes on after {steps} steps; gymnasium.wrappers.TimeLimit "
+                "ends them, too"
+            )
+        return self.cut is not None and steps >= self.cut
+
+
+def named_limit(env: VecEnv) -> int:
+    """
+    The number of steps after which environments say that they end an episode; 0 if they do not say.
+
+    :param env: the environments
+    """
+    limits = [getattr(spec, "max_episode_steps", None) for spec in ask(env, "spec")]
+    return max((limit for limit in [*limits, *ask(env, "_max_episode_steps")] if limit is not None), default=0)
+
+
+def ask(env: VecEnv, name: str) -> list[Any]:
+    """
+    An attribute of each environment; empty if they have none such, or tell nothing.
+
+    :param env: environments
+    :param name: of the attribute
+    """
+    try:
+        return env.get_attr(name) if env.has_attr(name) else []
+    except NotImplementedError:
+        return []
+
+
+class EpisodeRecord:
+    """
+    What one episode leaves behind while it runs.
+
+    :param observation: first observation
+    :param info: of the reset
+    :raises ValueError: if the info holds a place that is none
+    """
+
+    def __init__(self, observation: Any, info: dict[str, Any]) -> None:
+        self.observations = [observation]
+        self.coordinates: list[np.ndarray] = []
+        self.frames: list[np.ndarray] = []
+        self.episode_return = 0.0
+        self.tasks: dict[str, bool] = {}
+        self.done = False
+        self._has_coordinates = "coordinates" in info
+        self._read(info)
+
+    def add(self, observation: Any, reward: float, info: dict[str, Any], done: bool) -> None:
+        """
+        Another step.
+
+        :param observation: what followed
+        :param reward: the environment's own
+        :param info: of the step
+        :param done: whether the episode has ended
+        :raises ValueError: if places or tasks are reported at some steps only
+        """
+        self.observations.append(observation)
+        self.episode_return += reward
+        self.done = done
+        self._read(info)
+
+    def _read(self, info: dict[str, Any]) -> None:
+        step = len(self.observations) - 1
+        if ("coordinates" in info) != self._has_coordinates:
+            raise ValueError(
+                'info["coordinates"] must be reported at the reset and at every step, or never, got '
+                f"{'none' if self._has_coordinates else 'some'} at step {step} and "
+                f"{'some' if self._has_coordinates else 'none'} at the reset"
+            )
+        if self._has_coordinates:
+            place = check_place(f'info["coordinates"] at step {step}', info["coordinates"])
+            if self.coordinates and place.shape != self.coordinates[0].shape:
+                raise ValueError(
+                    f'info["coordinates"] must have the shape that it has at the reset, {self.coordinates[0].shape}, '
+                    f"got {place.shape} at step {step}"
+                )
+            self.coordinates.append(place)
+        tasks = check_tasks(f'info["tasks"] at step {step}', info.get("tasks", {}))
+        if self.tasks.keys() - tasks.keys():
+            raise ValueError(f'info["tasks"] must hold {list(self.tasks)} at every step, got {list(tasks)} at {step}')
+        self.tasks = tasks
+
+
+def run_episodes(act: Act, env: VecEnv, n: int, limit: StepLimit, *, frames: bool = False) -> list[EpisodeRecord]:
+    """
+    Run one episode in each of the first ``n`` environments; spare ones act, too, unrecorded.
+
+    :param act: what acts
+    :param env: environments
+    :param n: number of episodes, at most as many as environments
+    :param limit: when to cut them
+    :param frames: picture every state but the final one
+    :return: a record of each
+    :raises ValueError: if an episode has no end, or an environment reports what cannot be read
+    """
+    observation, state = env.reset(), None
+    records = [EpisodeRecord(_single(observation, i), env.unwrapped.reset_infos[i]) for i in range(n)]
+    if frames:
+        _keep_frames(env, records)
+    for steps in count(1):
+        actions, state = act(observation, state)
+        observation, rewards, dones, infos = env.step(actions)
+        for i, record in enumerate(records):
+            if not record.done:
+                last = infos[i]["terminal_observation"] if dones[i] else _single(observation, i)
+                record.add(last, float(rewards[i]), infos[i], bool(dones[i]))
+        if all(record.done for record in records) or limit.reached(steps):
+            break
+        if frames:
+            _keep_frames(env, records)
+    return records
+
+
+def _keep_frames(env: VecEnv, records: list[EpisodeRecord]) -> None:
+    """Picture the running episodes. An environment resets itself at once, so that a final state has no picture."""
+    images = env.get_images()
+    for record, image in zip(records, images, strict=False):
+        if not record.done:
+            if image is None:
+                raise ValueError("env must render for frames, got no picture from render()")
+            record.frames.append(image)
+
+
+def _single(observation: Any, index: int) -> Any:
+    if isinstance(observation, dict):
+        return {key: value[index].copy() for key, value in observation.items()}
+    return observation[index].copy()
+
+
+def batch(observations: Any) -> Any:
+    """
+    Observations of a trajectory, or a list of them, as one batch.
+
+    :param observations: (n, \\*obs_shape), or n observations, which may be dictionaries
+    """
+    if isinstance(observations[0], dict):
+        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
+    return np.asarray(observations)

@@ -1,0 +1,127 @@
+"""rl_zoo3's runs: settings that are checked, checkpoints, and what was learnt kept. A run can go on from there."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rl_zoo3.exp_manager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_metra.common.checkpoint import RunCheckpointCallback, find_checkpoint
+from sb3_metra.common.files import write_json
+from sb3_metra.common.skill_discovery import SkillDiscovery
+from sb3_metra.common.workers import WorkerError
+from sb3_metra.zoo_files import current_files
+from sb3_metra.zoo_input import check_settings, check_settings_file, read_numbers
+
+_WORDS = "arguments.json"  # beside rl_zoo3's args.yml, which only an unsafe loader reads
+
+_words: list[str] | None = None  # of the run that begins
+_run: Path | None = None  # that goes on
+
+
+@contextmanager
+def remembered(arguments: Sequence[str], paper: bool) -> Iterator[None]:
+    """
+    While it is open, a run keeps the words that it was begun with.
+
+    :param arguments: the words of the command line
+    :param paper: whether the authors' settings were asked for
+    """
+    global _words
+    _words = [*(["--paper"] if paper else []), *arguments]
+    try:
+        yield
+    finally:
+        _words = None
+
+
+@contextmanager
+def going_on(run: str) -> Iterator[list[str]]:
+    """
+    While it is open, training goes on with a run.
+
+    :param run: its folder
+    :return: the words that it was begun with
+    :raises ValueError: if there is no such run, or no whole checkpoint in it
+    """
+    global _run
+    found = sorted(Path(run).glob(f"*/{_WORDS}"))
+    if not found:
+        raise ValueError(
+            f"--resume must be the folder of a run that `sb3-metra train --save-freq N` began, got {run!r}."
+        )
+    find_checkpoint(run)
+    _run = Path(run)
+    try:
+        yield json.loads(found[0].read_text(encoding="utf-8"))
+    finally:
+        _run = None
+
+
+class RunManager(rl_zoo3.exp_manager.ExperimentManager):
+    """rl_zoo3's, which checks the settings that it reads, and keeps what was learnt if a worker ends training."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if _run is not None:
+            self.save_path = str(_run)
+            self.params_path = f"{self.save_path}/{self.env_name}"
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        check_settings_file(self.config)
+        settings, saved = super().read_hyperparameters()
+        return check_settings(settings, self.n_timesteps), read_numbers(saved)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        """As rl_zoo3's, whose arguments do not reach so far as to say whether the files are trusted."""
+        algorithm = rl_zoo3.ALGOS[self.algo]
+        if not issubclass(algorithm, SkillDiscovery):
+            return super()._load_pretrained_agent(hyperparams, env)
+        own = {name: x for name, x in hyperparams.items() if name not in ("policy", "policy_kwargs")}
+        own |= {"tensorboard_log": self.tensorboard_log, "verbose": self.verbose, "device": self.device}
+        path, files = Path(self.trained_agent), current_files()
+        model = files.load(algorithm, path, env=env, seed=self.seed, **own)
+        replay = path.parent / "replay_buffer.pkl"
+        if replay.exists():
+            model.load_replay_buffer(replay, trusted=files.trusted)
+        print(f"Going on with {path}, {'with' if replay.exists() else 'without'} replay")
+        return model
+
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        if self.save_freq > 0 and _words is not None:
+            checkpoints = RunCheckpointCallback(self.save_freq, Path(self.save_path) / "checkpoints")
+            self.callbacks.append(checkpoints)
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        result = super().setup_experiment()
+        if result is None or _run is None:
+            return result
+        new, saved = result
+        assert isinstance(new, SkillDiscovery)
+        model = type(new).resume(_run, new.get_env(), device=self.device)  # type: ignore[arg-type]
+        model.verbose, model.tensorboard_log = new.verbose, new.tensorboard_log
+        return model, saved
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        super()._save_config(saved_hyperparams)
+        if _words is not None and _run is None:
+            write_json(Path(self.params_path) / _WORDS, [*_words, "--seed", str(self.seed)])
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        if _run is not None and isinstance(model, SkillDiscovery):
+            if model.num_timesteps >= self.n_timesteps:
+                raise ValueError(
+                    f"-n must be more than the {model.num_timesteps} steps that the run has taken, got "
+                    f"{self.n_timesteps}."
+                )
+            self.n_timesteps -= model.num_timesteps
+        try:
+            super().learn(model)
+        except WorkerError:
+            self.save_trained_model(model)
+            raise
