@@ -58,11 +58,20 @@ ANT = {
     "terminate_when_unhealthy": [True],
     "include_cfrc_ext_in_observation": [True],
 }
+SUITE_BODY = {
+    **PICTURE,
+    "normalize": FLAGS,
+    "terminate_on_back": FLAGS,
+    "action_repeat": SIZES,
+    "max_geom": SIZES,
+}
 TABLE: dict[str, dict[str, list[Any]]] = {
     "sb3_metra/PointMass-v0": POINT,
     "sb3_metra/PixelPointMass-v0": {**POINT, **FRAMES, "view": POSITIVE, "floor_size": POSITIVE},
     "sb3_metra/Ant-v0": {**ANT, **LOADED_BODY, "main_body": ["head", 99, True]},
     "sb3_metra/HalfCheetah-v0": {**BODY, **LOADED_BODY},
+    "sb3_metra/Quadruped-v0": {**SUITE_BODY, **LOADED_BODY},
+    "sb3_metra/Humanoid-v0": {**SUITE_BODY, **LOADED_BODY},
     "sb3_metra/QuadrupedPixels-v0": {
         **SUITE,
         "domain": ["quadrupet", 1, None, ["quadruped"]],
