@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure a saved model's skills, print JSON, and draw and film them: evaluate RUN --env ID --out DIR",
     "goals": "send a saved model's skills to goals, without training, and print how near they come as JSON",
     "compare": "draw several runs or methods together, with intervals over seeds: compare metra=runs/a lsd=runs/b",
+    "study": "train methods x environments x seeds x changes from one file, here, on Ray or on SLURM: study arena",
     "report": "write a web page on which the skills of a saved model can be explored",
 }
 """Every command, the name of a module in ``sb3_metra.commands``, and what it does."""
