@@ -27,8 +27,10 @@ _LABEL = re.compile(r"[\w.=+-]+")
 
 
 def _device(value: Any) -> str:
-    th.device(value)
-    return str(value)
+    try:
+        return str(th.device(value))
+    except RuntimeError as error:
+        raise ValueError from error
 
 
 _NAMED = Check("a dictionary of arguments by name", lambda value: _mapping(value or {}))
@@ -170,9 +172,10 @@ def _trials(content: Mapping[str, Any], paper: bool) -> Iterator[Trial]:
     common = _mapping(content.get("settings") or {}, "settings")
     seeds = _seeds(content["seeds"])
     of_all = {key: content[key] for key in _OF_EVALUATION if key in content}
+    shipped = {pair: load_settings(*pair, paper) for pair in itertools.product(environments, methods)}
     for env, method, change in itertools.product(environments, methods, changes):
         own = of_all | {key: x for key, x in environments[env].items() if key in _OF_EVALUATION}
-        settings = load_settings(env, method, paper)
+        settings = shipped[env, method]
         own_settings = {key: x for key, x in environments[env].items() if key not in _OF_EVALUATION}
         for block in (common, own_settings, methods[method], changes[change]):
             settings = {key: x for key, x in (settings | _evaluated(block)).items() if x is not None}
