@@ -55,7 +55,7 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
         tuner = tune.Tuner(
             tune.with_resources(_make_trainable(), {"cpu": study.cpus, "gpu": study.gpus}),
             param_space={"run": tune.grid_search(configs)},
-            tune_config=tune.TuneConfig(metric="coverage", mode="max", scheduler=scheduler, reuse_actors=False),
+            tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=False),  # a process for each
             run_config=tune.RunConfig(
                 name=mark,
                 storage_path=str(out.resolve() / "ray"),
@@ -171,7 +171,7 @@ class _PerEnvironment(FIFOScheduler):
                 raise ValueError(f"scheduler must be one that Tune can make, got {study.scheduler}: {error}") from error
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """The schedulers know the metric."""
+        """The schedulers know the metric; Tune does not, because it would end the study if a trial reports none."""
         return True
 
     def _of(self, trial: TuneTrial) -> TrialScheduler:
