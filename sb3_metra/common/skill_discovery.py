@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.arguments import check_table
 from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
+from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
 from sb3_metra.common.persistent import PersistentSAC
 from sb3_metra.common.spaces import check_finite, check_step
@@ -74,6 +75,8 @@ class SkillDiscovery(PersistentSAC):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if begin:
             self._begin_episodes(self._last_obs)
+        assert self.replay_buffer is not None
+        self.replay_buffer.max_observation = MAX_OBSERVATION if self._vec_normalize_env is None else MAX_MAGNITUDE
         self._callback = result[1]
         take_up(self, self._callback)
         return result
