@@ -111,7 +111,7 @@ def run_demo(
     env_id: str = "sb3_metra/HalfCheetah-v0", seed: int = 0, out: Path | None = None, minutes: float = 3.0
 ) -> DemoResult:
     """
-    Train with the shipped settings on one thread, until they are through or the time is over, and show the skills.
+    Train with the shipped settings on two cores, until they are through or the time is over, and show the skills.
 
     Writes ``model.zip``, ``progress.csv``, ``skills.png``, ``skills.html``, ``result.json`` and, where the environment
     can be drawn, ``skills.mp4``, or ``skills.gif`` where no encoder for MP4 is installed.
@@ -163,10 +163,11 @@ def _train(env_id: str, seed: int, end: float, out: Path) -> tuple[METRA, float]
     """
     settings = load_settings(env_id)
     timesteps = settings.pop("n_timesteps")
-    env = make_fast_vec_env(env_id, settings.pop("n_envs", 1), seed=seed, env_kwargs=settings.pop("env_kwargs", None))
+    n_envs, env_kwargs = settings.pop("n_envs", 1), settings.pop("env_kwargs", None)
+    env = make_fast_vec_env(env_id, n_envs, seed, n_threads=1, env_kwargs=env_kwargs)  # the other core learns
     started = time.monotonic()
     try:
-        model = METRA(env=env, seed=seed, device="cpu", **settings)
+        model = METRA(env=env, seed=seed, device="cpu", **({"overlap": True} | settings))
         model.set_logger(configure(str(out), ["csv"]))
         if tqdm is None:
             print('No progress bar: it needs `pip install "sb3-metra[progress]"`.')

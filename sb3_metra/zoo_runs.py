@@ -65,8 +65,8 @@ def going_on(run: str) -> Iterator[list[str]]:
 
 class RunManager(rl_zoo3.exp_manager.ExperimentManager):
     """
-    rl_zoo3's, which checks the settings that it reads, simulates bodies in a batch, and keeps what was learnt if a worker
-    ends training.
+    rl_zoo3's, which checks the settings that it reads, simulates bodies in a batch, and keeps what was learnt if a
+    worker ends training.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

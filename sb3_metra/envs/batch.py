@@ -71,7 +71,11 @@ def make_batch_vec_env(
 
 
 def make_fast_vec_env(
-    env_id: str, n_envs: int = 1, seed: int | None = None, env_kwargs: dict[str, Any] | None = None
+    env_id: str,
+    n_envs: int = 1,
+    seed: int | None = None,
+    n_threads: int | None = None,
+    env_kwargs: dict[str, Any] | None = None,
 ) -> VecEnv:
     """
     Build environments as SB3's ``make_vec_env``, and in a batch where MuJoCo can simulate them together.
@@ -79,11 +83,13 @@ def make_fast_vec_env(
     :param env_id: A registered environment, also as ``module:name``
     :param n_envs: How many, at least 1
     :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
+    :param n_threads: How many threads simulate a batch; ``None``: one for each core, and no more than environments
     :param env_kwargs: Passed to ``gymnasium.make``
     :return: The vectorised environment, whose episodes are monitored
     """
-    make = make_batch_vec_env if can_batch(env_id, env_kwargs) else make_vec_env
-    return make(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    if can_batch(env_id, env_kwargs):
+        return make_batch_vec_env(env_id, n_envs, seed, n_threads, env_kwargs)
+    return make_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
 
 
 def can_batch(env_id: Any, env_kwargs: dict[str, Any] | None = None) -> bool:
