@@ -39,7 +39,7 @@ LOOP = (
         f"sb3_metra.common.{name}"
         for name in ("constructor", "actor_critic", "policies", "training_env", "env_state", "checkpoint")
     }
-    | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "skill_discovery")}
+    | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "overlap", "skill_discovery")}
 )
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
 EVALUATION = {"sb3_metra.evaluation*"} | ASKED
@@ -93,11 +93,14 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.saving": LEAVES | {"sb3_metra.common.archive", "sb3_metra.common.plain"},
     "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
     "sb3_metra.common.loading": VALUES | FILES,
-    "sb3_metra.common.sac": LOOP - FILES - {"sb3_metra.common.persistent", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.sac": LOOP
+    - FILES
+    - {f"sb3_metra.common.{name}" for name in ("persistent", "overlap", "skill_discovery")},
     "sb3_metra.common.env_state": {"sb3_metra.common.training_env"},
     "sb3_metra.common.checkpoint": FILES
     | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
-    "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.overlap", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.overlap": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
     "sb3_metra.common.representation_discovery": LOOP,
     "sb3_metra.common.successor_features": LOOP | {"sb3_metra.common.representation_discovery"},
@@ -113,7 +116,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
     "sb3_metra.zoo_files": set(),
     "sb3_metra.zoo_input": LEAVES,
-    "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_files", "sb3_metra.zoo_input"},
+    "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch"},
     "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_*"},
     "sb3_metra.headless": {"sb3_metra.envs"},
     "sb3_metra.demo": PROGRAMS | {"sb3_metra.headless"},

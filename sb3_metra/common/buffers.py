@@ -120,6 +120,14 @@ class SkillReplayBuffer(ReplayBuffer):
             self.end_episodes(breaks)
         self._keep(step)
 
+    def check(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        """
+        Refuse what ``add`` would refuse of a step by itself; parameters as there.
+
+        :raises ValueError: as there
+        """
+        self._checked(obs, next_obs, action, reward, done, infos)
+
     def _checked(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> dict[str, Any]:
         """The arrays of a step by name, as they will be stored."""
         envs = (self.n_envs,)

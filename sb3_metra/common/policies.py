@@ -244,13 +244,20 @@ class SkillPolicy(PersistentPolicy):
         actions = self.unscale_action(self.act(obs_as_tensor(arrays, self.device), skills, deterministic))
         return (actions, skills) if vectorized else (actions[0], skills[0])
 
-    def act(self, observations: PyTorchObs, skills: np.ndarray, deterministic: bool = False) -> np.ndarray:
+    def act(
+        self,
+        observations: PyTorchObs,
+        skills: np.ndarray,
+        deterministic: bool = False,
+        noise: np.ndarray | None = None,
+    ) -> np.ndarray:
         """
         :meth:`predict` without its checks and conversions.
 
         :param observations: on the device, (n, \\*obs_shape)
         :param skills: (n, skill_dim)
         :param deterministic: the mode of the policy instead of a sample
+        :param noise: draws from N(0, 1) behind the sample, (n, action_dim); drawn here if not given
         :return: actions in [-1, 1], (n, \\*action_shape)
         :raises ValueError: if they are not finite
         """
@@ -258,7 +265,11 @@ class SkillPolicy(PersistentPolicy):
             self.set_training_mode(False)
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
         with th.inference_mode():
-            actions = self._predict(conditioned, deterministic).cpu().numpy()
+            if noise is None:
+                sample = self._predict(conditioned, deterministic)
+            else:
+                sample = self.actor(conditioned, noise=th.as_tensor(noise, device=self.device))
+            actions = sample.cpu().numpy()
         if not np.vdot(actions, actions) < np.inf:
             raise ValueError("actions must be finite, got NaN or infinity from the actor: look at its weights")
         return actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
