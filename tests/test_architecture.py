@@ -16,7 +16,7 @@ MAX_FUNCTION_LINES = 60
 
 # Modules that stand for themselves; every other module may import the versions it needs checked.
 LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files", "inputs", "arguments")}
-SPACES = {"sb3_metra.common.spaces", "sb3_metra.common.checks"}
+SPACES = {f"sb3_metra.common.{name}" for name in ("spaces", "checks", "counted_actions")}
 VALUES = LEAVES | SPACES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
@@ -26,7 +26,7 @@ FILES = {
     f"sb3_metra.common.{name}"
     for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "policy_file", "normalization")
 }
-POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "policy_file", "prediction")}
+POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "categorical", "policy_file", "prediction")}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 WORKERS = {"sb3_metra.common.workers"}
 LOOP = (
@@ -64,7 +64,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.inputs": set(),
     "sb3_metra.common.skill_model": {"sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.common.arguments": set(),
-    "sb3_metra.common.spaces": {"sb3_metra.common.checks"},
+    "sb3_metra.common.counted_actions": set(),
+    "sb3_metra.common.spaces": SPACES,
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
@@ -75,6 +76,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.skill_counts": LEAVES,
     "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.actor_critic": OBJECTIVE,
+    "sb3_metra.common.categorical": OBJECTIVE | {"sb3_metra.common.actor_critic"},
     "sb3_metra.common.policies": OBJECTIVE | FILES | POLICY,
     "sb3_metra.common.policy_file": {"sb3_metra.common.archive", "sb3_metra.common.saving"},
     "sb3_metra.common.prediction": LEAVES,

@@ -95,7 +95,10 @@ ARGUMENTS: dict[str, tuple[str, list[Any]]] = {
         'must be a number of at least 0, "auto" to learn it',
         ["aut", "automatic", "auto_", "auto_x", "auto_0", "auto_-1", "auto0.1", "nan", -1, NAN, INF, None, True, [1]],
     ),
-    "target_entropy": ('must be a finite number or "auto"', ["low", None, NAN, INF, True, [1], np.zeros(2)]),
+    "target_entropy": (
+        'must be a finite number, "auto" or a share',
+        ["low", "auto_", "auto_x", "auto_nan", "auto0.5", None, NAN, INF, True, [1], np.zeros(2)],
+    ),
     "random_warmup": (FLAG, NO_FLAGS),
     "bfloat16": (FLAG, NO_FLAGS),
     "tf32": (FLAG, NO_FLAGS),
@@ -373,11 +376,9 @@ HUGE = np.finfo(np.float32).max
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Discrete(3), "only continuous actions"),
-        (spaces.MultiDiscrete([2, 2]), "only continuous actions"),
-        (spaces.MultiBinary(2), "only continuous actions"),
-        (spaces.Dict({"a": UNIT}), "only continuous actions"),
-        (spaces.Box(-10, 10, (2,), np.int64), "integers are not supported yet"),
+        (spaces.Dict({"a": UNIT}), "only Discrete, MultiDiscrete, MultiBinary are"),
+        (spaces.Text(5), "only Discrete, MultiDiscrete, MultiBinary are"),
+        (spaces.Box(-10, 10, (2,), np.int64), "integers are a MultiDiscrete"),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), "finite lower and upper bound"),
         (spaces.Box(-HUGE, HUGE, (2,), np.float32), "finite lower and upper bound"),
         (spaces.Box(np.zeros(2, np.float32), np.array([1, 0], np.float32)), "each lower bound must be below"),

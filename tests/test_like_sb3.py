@@ -194,11 +194,11 @@ def test_types_of_actions(observations: spaces.Box, actions: spaces.Box) -> None
     assert actions.contains(action)
 
 
-def test_nested_dictionaries_and_other_actions_fail_as_in_sb3() -> None:
+def test_nested_dictionaries_and_dictionaries_of_actions_fail_as_in_sb3() -> None:
     with pytest.raises(NotImplementedError):
         METRA("MultiInputPolicy", Samples(spaces.Dict({"a": spaces.Dict({"b": BOX32})})), **TINY)
     with pytest.raises(AssertionError):
-        METRA("MlpPolicy", "CartPole-v1", **TINY)
+        METRA("MlpPolicy", Samples(BOX32, spaces.Dict({"a": BOX32})), **TINY)
 
 
 def test_a_dictionary_of_one_vector_is_that_vector() -> None:

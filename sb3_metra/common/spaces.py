@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, is_vecen
 from torch import nn
 
 from sb3_metra.common.checks import MAX_MAGNITUDE, as_flags, check_magnitude
+from sb3_metra.common.counted_actions import COUNTED, MAX_ACTIONS, reason_against
 
 
 class UnsupportedSpaceError(ValueError, NotImplementedError, AssertionError):
@@ -70,13 +71,19 @@ def check_action_space(space: spaces.Space) -> None:
     Refuse actions that cannot be learnt.
 
     :param space: actions
-    :raises UnsupportedSpaceError: unless it is a Box of floats with finite bounds
+    :raises UnsupportedSpaceError: unless it is a Box of floats with finite bounds, or has few enough discrete actions
     """
+    if isinstance(space, COUNTED):
+        if (reason := reason_against(space)) is not None:
+            raise UnsupportedSpaceError(
+                f"action_space must have from 2 to {MAX_ACTIONS} actions, got {space}: {reason}"
+            )
+        return
     reason = None
     if not isinstance(space, spaces.Box):
-        reason = "only continuous actions are supported yet"
+        reason = f"of other spaces only {', '.join(kind.__name__ for kind in COUNTED)} are supported"
     elif space.dtype.kind != "f":
-        reason = "integers are not supported yet: let the environment take floats, and round them itself"
+        reason = "integers are a MultiDiscrete, or let the environment take floats, and round them itself"
     elif space.shape == () or 0 in space.shape:
         reason = "an action must have at least one component: let its shape be (1,)"
     else:
