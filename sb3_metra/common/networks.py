@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, create_mlp
 from torch import nn
 
 from sb3_metra.common.arguments import integer, number
 from sb3_metra.common.type_aliases import Observations
+
+_MIN_IMAGE = 36  # pixels that SB3's convolutions for images in a dictionary need
 
 
 class StandardizingConv2d(nn.Conv2d):
@@ -286,6 +289,12 @@ def make_extractor(
     """
     for key, part in space.items() if isinstance(space, spaces.Dict) else [("observation", space)]:
         shape = part.shape
+        image = is_image_space(part, normalized_image=kwargs.get("normalized_image", False))
+        if image and issubclass(extractor_class, CombinedExtractor) and sorted(part.shape)[1] < _MIN_IMAGE:  # type: ignore[arg-type]
+            raise ValueError(
+                f"{key} must be an image of at least {_MIN_IMAGE}x{_MIN_IMAGE} pixels in a dictionary, got shape "
+                f"{shape}: wrap the environment in FlattenObservation, or give a features_extractor_class"
+            )
         if kwargs.get("normalized_image") and shape is not None and len(shape) == 3 and min(shape) != shape[0]:
             raise ValueError(
                 f"{key} must be an image with channels first where normalize_images=False, got shape {shape}: let the "
@@ -314,10 +323,25 @@ def prepare(observations: Any, space: spaces.Space, normalize_images: bool = Tru
         assert isinstance(space, spaces.Dict)
         return {key: prepare(x, space[key], normalize_images) for key, x in observations.items()}
     if observations.is_floating_point():
-        return observations.float()
-    floats = preprocess_obs(observations, space, normalize_images=False)
+        return _as_vectors(observations.float())
+    floats = preprocess_obs(_from_zero(observations, space), space, normalize_images=False)
     assert isinstance(floats, th.Tensor)
-    return floats.div_(255.0) if normalize_images and is_image_space(space) else floats
+    return _as_vectors(floats.div_(255.0) if normalize_images and is_image_space(space) else floats)
+
+
+def _as_vectors(observations: th.Tensor) -> th.Tensor:
+    """Scalars as vectors of one component; anything else as it is."""
+    return observations.unsqueeze(1) if observations.ndim == 1 else observations
+
+
+def _from_zero(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
+    """Discrete observations counted from 0, without a copy to the device, which a CUDA graph cannot record."""
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        return observations - int(space.start)
+    if isinstance(space, spaces.MultiDiscrete) and np.any(space.start != 0):
+        columns = zip(observations.unbind(dim=1), space.start.tolist(), strict=True)
+        return th.stack([column - start for column, start in columns], dim=1)
+    return observations
 
 
 def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:

@@ -119,20 +119,15 @@ def check_observation_space(space: spaces.Space) -> None:
 def _reason_against(space: spaces.Space) -> str | None:
     """Say why a space that holds no others cannot be learnt from, or return ``None``."""
     if isinstance(space, spaces.Box):
-        if space.shape == ():
-            return (
-                "a scalar is not supported yet: give it the shape (1,), or wrap the environment in FlattenObservation"
-            )
         return "it has no components" if 0 in space.shape else None
-    if isinstance(space, spaces.Discrete):
-        return "it must start at 0" if space.start != 0 else None
-    if isinstance(space, spaces.MultiDiscrete):
-        if space.nvec.ndim != 1:
-            return "it must have one axis"
-        return "it must start at 0" if np.any(space.start != 0) else None
-    if isinstance(space, spaces.MultiBinary):
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
+        return "it must have one axis: wrap the environment in FlattenObservation"
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return None
-    return "only Box, Discrete, MultiDiscrete, MultiBinary, and a Dict of them are supported"
+    return (
+        "only Box, Discrete, MultiDiscrete, MultiBinary, and a Dict of them are supported: leave it out with a wrapper "
+        "of the environment"
+    )
 
 
 def _refuse(name: str, space: spaces.Space, reason: str) -> None:
@@ -311,7 +306,8 @@ def _check_values(array: np.ndarray, space: spaces.Space, name: str, source: str
     if _holds_integers(space) and array.dtype != dtype and (array.astype(dtype) != array).any():
         raise ValueError(f"{name} must hold integers that fit into {dtype}, got {_sample(array)} {source}".rstrip())
     n = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
-    if n is not None and not ((array >= 0) & (array < n)).all():
+    start = getattr(space, "start", 0)
+    if n is not None and not ((array >= start) & (array < start + n)).all():
         raise ValueError(f"{name} must be one of {space}, got {_sample(array)} {source}".rstrip())
 
 
