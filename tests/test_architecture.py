@@ -51,6 +51,7 @@ PROGRAMS = LOOP | EVALUATION | ROOMS
 ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra": {
         "sb3_metra.algorithms",
+        "sb3_metra.envs",
         "sb3_metra.common.plain",
         "sb3_metra.common.policies",
         "sb3_metra.common.versions",
@@ -284,10 +285,16 @@ def test_what_is_too_long_is_caught(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    """``import sb3_metra`` loads the algorithm, and neither environments, pictures, the zoo nor MuJoCo."""
-    rooms = ("envs", "evaluation", "downstream", "zoo", "commands", "cli", "demo")
+    """
+    ``import sb3_metra`` loads the algorithms and the environments' names, and neither the environments themselves nor
+    pictures, the zoo or MuJoCo; an algorithm finds an environment by its name then.
+    """
+    rooms = ("envs.point", "envs.locomotion", "evaluation", "downstream", "zoo", "commands", "cli", "demo")
     heavy = [*(f"{PACKAGE}.{room}" for room in rooms), *(set(ALLOWED_OUTSIDE) - {"cv2"})]
-    code = f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules])"
+    code = (
+        f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules]); "
+        f"print({PACKAGE}.METRA('MlpPolicy', 'sb3_metra/PointMass-v0', buffer_size=256, device='cpu').action_space)"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.splitlines() == ["[]", "Box(-1.0, 1.0, (2,), float32)"]
