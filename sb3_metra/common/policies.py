@@ -209,7 +209,10 @@ class SkillPolicy(PersistentPolicy):
         if not isinstance(self.action_space, spaces.Box):
             return scaled_action
         low, high = self.action_space.low, self.action_space.high
-        return np.clip(super().unscale_action(scaled_action), low, high).astype(self.action_space.dtype)
+        actions = np.minimum(
+            np.maximum(super().unscale_action(scaled_action), low), high
+        )  # np.clip takes twice as long
+        return actions.astype(self.action_space.dtype, copy=False)
 
     @staticmethod
     def condition(observations: Observations, skills: th.Tensor) -> dict[str, Any]:
@@ -262,7 +265,7 @@ class SkillPolicy(PersistentPolicy):
         if self.actor.training:
             self.set_training_mode(False)
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
-        with th.no_grad():
+        with th.inference_mode():
             return self.actor.to_array(self._predict(conditioned, deterministic))
 
     def _choose_skills(self, n: int, state: np.ndarray | None, starts: np.ndarray | None) -> np.ndarray:
