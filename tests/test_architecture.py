@@ -15,7 +15,9 @@ MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 # Modules that stand for themselves; every other module may import the versions it needs checked.
-LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files", "inputs", "arguments")}
+LEAVES = {
+    f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files", "inputs", "arguments", "goal_spaces")
+}
 SPACES = {f"sb3_metra.common.{name}" for name in ("spaces", "checks", "counted_actions")}
 VALUES = LEAVES | SPACES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
@@ -63,6 +65,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.last_words": set(),
     "sb3_metra.common.workers": {"sb3_metra.common.last_words"},
     "sb3_metra.common.inputs": set(),
+    "sb3_metra.common.goal_spaces": set(),
     "sb3_metra.common.skill_model": {"sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.common.arguments": set(),
     "sb3_metra.common.counted_actions": set(),
@@ -140,6 +143,7 @@ ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "dm_control": {"sb3_metra.envs*"},
     "shimmy": {"sb3_metra.envs*"},
     "gymnasium_robotics": {"sb3_metra.envs*"},
+    "minigrid": {"sb3_metra.envs*"},
 }
 
 

@@ -191,10 +191,11 @@ def test_action_noise_is_refused() -> None:
 # Every method
 
 
-def make(name: str, env: Any, **kwargs: Any) -> Any:
+def make(name: str, env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> Any:
+    """A model of a method with hidden layers of 8 units."""
     own = {argument: {"net_arch": [8]} for argument in NETWORKS if argument in arguments_of(ALGORITHMS[name])}
     arguments = {key: value for key, value in TINY.items() if key != "phi_kwargs"} | own
-    return ALGORITHMS[name]("MlpPolicy", env, 2, **(arguments | kwargs))
+    return ALGORITHMS[name](policy, env, 2, **(arguments | kwargs))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -13,6 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from torch import nn
 
 from sb3_metra.common.arguments import integer, number
+from sb3_metra.common.goal_spaces import DESIRED, has_goal, without_goal
 from sb3_metra.common.type_aliases import Observations
 
 _MIN_IMAGE = 36  # pixels that SB3's convolutions for images in a dictionary need
@@ -258,7 +259,8 @@ def flatten_state(observations: Observations) -> th.Tensor:
     :return: (batch, :func:`state_dim`)
     """
     if isinstance(observations, dict):
-        return th.cat([observations[key].flatten(1) for key in sorted(observations)], dim=1)
+        shown = sorted(observations.keys() - ({DESIRED} if has_goal(observations) else set()))
+        return th.cat([observations[key].flatten(1) for key in shown], dim=1)
     return observations.flatten(1)
 
 
@@ -270,6 +272,7 @@ def state_dim(space: spaces.Space, method: str) -> int:
     :param method: the method that predicts states, to name in an error
     :raises ValueError: if there are images among the observations
     """
+    space = without_goal(space)
     parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
     if any(is_image_space(part) for part in parts):
         raise ValueError(f"observation_space must hold vectors for {method}, which predicts states, got {space}")
@@ -280,13 +283,14 @@ def make_extractor(
     space: spaces.Space, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any]
 ) -> BaseFeaturesExtractor:
     """
-    A new extractor.
+    A new extractor, for all of an observation but a desired goal.
 
     :param space: observations
     :param extractor_class: any of SB3's, or one's own
     :param kwargs: its keyword arguments; with ``normalized_image``, images are floats, and their channels come first
     :raises ValueError: if it cannot read such observations
     """
+    space = without_goal(space)
     for key, part in space.items() if isinstance(space, spaces.Dict) else [("observation", space)]:
         shape = part.shape
         image = is_image_space(part, normalized_image=kwargs.get("normalized_image", False))
