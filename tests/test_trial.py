@@ -97,8 +97,7 @@ def test_a_run_without_a_whole_checkpoint_begins_anew(tmp_path: Path) -> None:
 
 
 def test_environments_are_made_as_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("make_vec_env", "make_pixel_vec_env", "make_batch_vec_env"):
+    for name in ("make_pixel_vec_env", "make_fast_vec_env"):
         monkeypatch.setattr(trial_module, name, lambda env, n, name=name, **kwargs: (name, env, kwargs["env_kwargs"]))
-    assert trial_module.make_envs(POINT, 2)[0] == "make_vec_env"
-    assert trial_module.make_envs("sb3_metra/Ant-v0", 2)[0] == "make_batch_vec_env"
+    assert trial_module.make_envs(POINT, 2)[0] == "make_fast_vec_env"
     assert trial_module.make_envs("sb3_metra/QuadrupedPixels-v0", 2)[0] == "make_pixel_vec_env"

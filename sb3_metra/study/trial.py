@@ -15,7 +15,6 @@ import numpy as np
 import stable_baselines3
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -25,7 +24,7 @@ from sb3_metra.algorithms import ALGORITHMS
 from sb3_metra.common.checkpoint import RunCheckpointCallback, find_checkpoint
 from sb3_metra.common.files import write_json
 from sb3_metra.common.skill_discovery import SkillDiscovery
-from sb3_metra.envs.batch import can_batch, make_batch_vec_env
+from sb3_metra.envs.batch import make_fast_vec_env
 from sb3_metra.envs.vec import make_pixel_vec_env
 from sb3_metra.evaluation.callbacks import SkillEvalCallback
 from sb3_metra.study.progress import ProgressLog
@@ -187,9 +186,7 @@ def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dic
         return make_pixel_vec_env(make_pixel_env, n_envs, seed=seed, env_kwargs=of_suite)
     if env_id.endswith("Pixels-v0"):
         return make_pixel_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
-    if can_batch(env_id, env_kwargs):
-        return make_batch_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
-    return make_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    return make_fast_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
 
 
 def train(
