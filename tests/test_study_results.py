@@ -145,3 +145,14 @@ def test_the_command_collects_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main([*words, "--collect", str(tmp_path / "nothing")]) == 2
     assert capsys.readouterr().err.startswith("sb3-metra study: RUN must be a folder with settings.json and")
+
+
+def test_the_arenas_page_is_what_its_csv_says() -> None:
+    folder = Path(__file__).resolve().parents[1] / "docs" / "results" / "arena"
+    found = read_results(folder / "results.csv")
+    page = (folder / "results.md").read_text(encoding="utf-8")
+    for env, table in tables(found, intervals=False).items():
+        assert f"## {env}\n" in page
+        for line in table.splitlines():
+            label, runs, steps = line.split(" | ")[:3]
+            assert f"{label} | {runs} | {steps} | " in page
