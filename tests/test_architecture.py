@@ -99,7 +99,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
     "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP,
-    "sb3_metra.common.representation_discovery": LOOP,
+    "sb3_metra.common.prompts": ARRAYS | LEAVES,
+    "sb3_metra.common.representation_discovery": LOOP | {"sb3_metra.common.prompts"},
     "sb3_metra.common.successor_features": LOOP | {"sb3_metra.common.representation_discovery"},
     "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"} | FILES,
     "sb3_metra.algorithms.genda": LOOP

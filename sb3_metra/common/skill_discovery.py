@@ -49,6 +49,15 @@ class SkillDiscovery(PersistentSAC):
     _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
     _initial_callbacks: dict[int, dict[str, Any]] = {}  # noqa: RUF012  # replaced, never changed
 
+    def infer_skill(self, **prompt: Any) -> np.ndarray:
+        """
+        The skill that answers a prompt: an ability of methods with phi.
+
+        :param prompt: a goal, a reward or a trajectory
+        :raises ValueError: because this method learns no phi
+        """
+        raise ValueError(f"model must learn phi to infer skills, got one of {type(self).__name__}, which learns none")
+
     # Collection
 
     @staticmethod
