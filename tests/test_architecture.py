@@ -44,7 +44,7 @@ LOOP = (
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
 EVALUATION = {"sb3_metra.evaluation*"} | ASKED
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
-ROOMS |= {"sb3_metra.downstream*"}
+ROOMS |= {"sb3_metra.downstream*", "sb3_metra.export*"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
@@ -98,7 +98,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.checkpoint": FILES
     | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
     "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.skill_discovery"},
-    "sb3_metra.common.skill_discovery": LOOP,
+    "sb3_metra.common.skill_discovery": LOOP | {"sb3_metra.export"},
     "sb3_metra.common.prompts": ARRAYS | LEAVES,
     "sb3_metra.common.representation_discovery": LOOP | {"sb3_metra.common.prompts"},
     "sb3_metra.common.successor_features": LOOP | {"sb3_metra.common.representation_discovery"},
@@ -111,6 +111,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
     "sb3_metra.hyperparams": set(),
+    "sb3_metra.export.skill_player": set(),  # is copied, and runs without this package
+    "sb3_metra.export*": {"sb3_metra.export*"} | FILES | ASKED,
     "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
     "sb3_metra.zoo_files": set(),
     "sb3_metra.zoo_input": LEAVES,
@@ -125,6 +127,9 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
 # Packages that only one room may import, so that the others work without them.
 ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "matplotlib": {"sb3_metra.evaluation.plotting*"},
+    "onnx": {"sb3_metra.export.*"},
+    "onnxruntime": {"sb3_metra.export.skill_player"},
+    "huggingface_hub": {"sb3_metra.export.hub"},
     "rliable": {"sb3_metra.evaluation.aggregate"},
     "imageio": {"sb3_metra.evaluation.video"},
     "PIL": {"sb3_metra.evaluation.video", "sb3_metra.evaluation.report_page.film"},
@@ -284,7 +289,7 @@ def test_what_is_too_long_is_caught(tmp_path: Path) -> None:
 
 def test_importing_the_package_is_light() -> None:
     """``import sb3_metra`` loads the algorithm, and neither environments, pictures, the zoo nor MuJoCo."""
-    rooms = ("envs", "evaluation", "downstream", "zoo", "commands", "cli", "demo")
+    rooms = ("envs", "evaluation", "downstream", "export", "zoo", "commands", "cli", "demo")
     heavy = [*(f"{PACKAGE}.{room}" for room in rooms), *(set(ALLOWED_OUTSIDE) - {"cv2"})]
     code = f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import warnings
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,6 +58,23 @@ class SkillDiscovery(PersistentSAC):
         :raises ValueError: because this method learns no phi
         """
         raise ValueError(f"model must learn phi to infer skills, got one of {type(self).__name__}, which learns none")
+
+    def export(
+        self, folder: str | pathlib.Path, *, skills: Mapping[str, Any] | None = None, license: str | None = None
+    ) -> str:
+        """
+        Write the skills to a folder from which they run anywhere: ONNX, weights, a contract, and a player that needs
+        NumPy and onnxruntime alone.
+
+        :param folder: where to write; made if it is missing
+        :param skills: skills by name, for the contract; ``None``: both ways along each axis, or each discrete skill
+        :param license: licence of the weights, such as ``"MIT"``; ``None``: the contract names none
+        :return: SHA-256 of the contract ``skills.json``, which holds those of the other files
+        :raises ValueError: if ONNX cannot express a network
+        """
+        from sb3_metra.export import export_skills
+
+        return export_skills(self, folder, skills=skills, license=license)
 
     # Collection
 
