@@ -80,6 +80,24 @@ def metadata_of(env: VecEnv | None) -> dict[str, Any]:
         return {}
 
 
+def settings_of(model: Any) -> dict[str, Any]:
+    """
+    The constructor's arguments that are numbers, words, or containers of such, by name.
+
+    :param model: an algorithm
+    """
+    own = {name: vars(model).get(ATTRIBUTES.get(name, name)) for name in argument_names(type(model))}
+    return {name: value for name, value in own.items() if name not in _LEFT_OUT and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is not None and isinstance(value, (bool, int, float, str))
+
+
 def _attributes(model: Any) -> dict[str, Any]:
     """The constructor's arguments, and what else a loaded model needs; nothing of the run or the machine."""
     names = [ATTRIBUTES.get(name, name) for name in argument_names(type(model)) if name not in _LEFT_OUT]
