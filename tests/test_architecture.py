@@ -44,7 +44,7 @@ LOOP = (
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
 EVALUATION = {"sb3_metra.evaluation*"} | ASKED
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
-ROOMS |= {"sb3_metra.downstream*"}
+ROOMS |= {"sb3_metra.downstream*", "sb3_metra.doctor*"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
@@ -109,6 +109,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
+    "sb3_metra.doctor*": EVALUATION | {"sb3_metra.doctor*"},
     "sb3_metra.hyperparams": set(),
     "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
     "sb3_metra.zoo_files": set(),
@@ -283,7 +284,7 @@ def test_what_is_too_long_is_caught(tmp_path: Path) -> None:
 
 def test_importing_the_package_is_light() -> None:
     """``import sb3_metra`` loads the algorithm, and neither environments, pictures, the zoo nor MuJoCo."""
-    rooms = ("envs", "evaluation", "downstream", "zoo", "commands", "cli", "demo")
+    rooms = ("envs", "evaluation", "downstream", "doctor", "zoo", "commands", "cli", "demo")
     heavy = [*(f"{PACKAGE}.{room}" for room in rooms), *(set(ALLOWED_OUTSIDE) - {"cv2"})]
     code = f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
