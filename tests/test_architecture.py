@@ -61,7 +61,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.files": set(),
     "sb3_metra.common.last_words": set(),
     "sb3_metra.common.workers": {"sb3_metra.common.last_words"},
-    "sb3_metra.common.inputs": set(),
+    "sb3_metra.common.inputs": {"sb3_metra.common.arguments"},
     "sb3_metra.common.skill_model": {"sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.common.arguments": set(),
     "sb3_metra.common.spaces": {"sb3_metra.common.checks"},

@@ -201,7 +201,10 @@ class SkillPolicy(PersistentPolicy):
         :return: in the action space, in its dtype
         """
         low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
-        return np.clip(super().unscale_action(scaled_action), low, high).astype(self.action_space.dtype)
+        actions = np.minimum(
+            np.maximum(super().unscale_action(scaled_action), low), high
+        )  # np.clip takes twice as long
+        return actions.astype(self.action_space.dtype, copy=False)
 
     @staticmethod
     def condition(observations: Observations, skills: th.Tensor) -> dict[str, Any]:
@@ -254,7 +257,7 @@ class SkillPolicy(PersistentPolicy):
         if self.actor.training:
             self.set_training_mode(False)
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
-        with th.no_grad():
+        with th.inference_mode():
             actions = self._predict(conditioned, deterministic).cpu().numpy()
         if not np.vdot(actions, actions) < np.inf:
             raise ValueError("actions must be finite, got NaN or infinity from the actor: look at its weights")

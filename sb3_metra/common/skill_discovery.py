@@ -197,21 +197,22 @@ class SkillDiscovery(PersistentSAC):
         assert self._last_skills is not None
         own_infos = [info | {"skill": skill} for info, skill in zip(infos, self._last_skills, strict=True)]
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, own_infos)
-        if dones.any():
+        if any(dones.tolist()):
             self._last_skills = self._last_skills.copy()
             self._last_skills[dones] = self.skill_prior.sample(int(dones.sum()), self.skill_rng)
 
     def _count_episodes(self, dones: np.ndarray, action_noise: ActionNoise | None, log_interval: int | None) -> None:
-        for index in np.flatnonzero(dones):
+        assert self._episode_steps is not None
+        self._episode_steps += 1
+        for index in (index for index, done in enumerate(dones.tolist()) if done):
+            self._episode_steps[index] = 0
             self._episode_num += 1
             if action_noise is not None:
                 action_noise.reset(**({"indices": [index]} if len(dones) > 1 else {}))
             if log_interval is not None and self._episode_num % log_interval == 0:
                 self.dump_logs()
-        assert self._episode_steps is not None
-        self._episode_steps += 1
-        self._episode_steps[dones] = 0
-        if not self._warned_of_endless and self._episode_steps.max() >= _LONG_EPISODE:
+        seldom = self.num_timesteps // len(dones) % 100 == 0
+        if seldom and not self._warned_of_endless and self._episode_steps.max() >= _LONG_EPISODE:
             self._warned_of_endless = True
             warnings.warn(
                 f"an episode has lasted {_LONG_EPISODE} steps without an end, and it follows one skill all the while: "

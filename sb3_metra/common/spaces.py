@@ -202,10 +202,11 @@ def check_step(observations: Any, rewards: Any, dones: Any, env: VecEnv) -> np.n
     :return: ``dones`` as booleans
     :raises ValueError: in a sentence that names the environment
     """
-    for key, part in _parts(env.observation_space).items():
-        shape, x = (env.num_envs, *part.shape), observations  # type: ignore[misc]
-        if (got := np.shape(x[key] if isinstance(x, dict) else x)) != shape:
-            raise ValueError(f"{key} must have shape {shape} from the environments, got {got}")
+    space, n = env.observation_space, env.num_envs
+    for key, part in space.spaces.items() if type(space) is spaces.Dict else (("observation", space),):
+        x = observations[key] if isinstance(observations, dict) else observations
+        if (got := np.shape(x)) != (n, *part.shape):  # type: ignore[misc]
+            raise ValueError(f"{key} must have shape {(n, *part.shape)} from the environments, got {got}")  # type: ignore[misc]
     rewards = np.asarray(rewards)
     # one product is faster than asking each number, and false for NaN
     if rewards.dtype.kind not in "biuf" or not (np.vdot(rewards, rewards) < np.inf or np.isfinite(rewards).all()):
@@ -225,6 +226,13 @@ def check_outcome(reward: Any, terminated: Any, truncated: Any, info: Any, sourc
     :param source: which environment, to end the error with
     :raises ValueError: in a sentence
     """
+    if (
+        type(reward) is float
+        and math.isfinite(reward)
+        and type(terminated) is type(truncated) is bool
+        and type(info) is dict
+    ):
+        return
     if not (isinstance(reward, (float, np.floating)) and math.isfinite(reward)) and not _is_number(reward):
         raise ValueError(f"reward must be a finite number, got {reward!r} {source}")
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
