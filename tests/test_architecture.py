@@ -46,7 +46,7 @@ LOOP = (
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
 EVALUATION = {"sb3_metra.evaluation*"} | ASKED
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
-ROOMS |= {"sb3_metra.downstream*", "sb3_metra.export*"}
+ROOMS |= {"sb3_metra.downstream*", "sb3_metra.doctor*", "sb3_metra.export*"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
@@ -119,6 +119,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
+    "sb3_metra.doctor*": EVALUATION | {"sb3_metra.doctor*"},
     "sb3_metra.hyperparams": set(),
     "sb3_metra.export.skill_player": set(),  # is copied, and runs without this package
     "sb3_metra.export*": {"sb3_metra.export*"} | FILES | ASKED,
@@ -302,7 +303,18 @@ def test_importing_the_package_is_light() -> None:
     ``import sb3_metra`` loads the algorithms and the environments' names, and neither the environments themselves nor
     pictures, the zoo or MuJoCo; an algorithm finds an environment by its name then.
     """
-    rooms = ("envs.point", "envs.locomotion", "evaluation", "downstream", "export", "zoo", "commands", "cli", "demo")
+    rooms = (
+        "envs.point",
+        "envs.locomotion",
+        "evaluation",
+        "downstream",
+        "doctor",
+        "export",
+        "zoo",
+        "commands",
+        "cli",
+        "demo",
+    )
     heavy = [*(f"{PACKAGE}.{room}" for room in rooms), *(set(ALLOWED_OUTSIDE) - {"cv2"})]
     code = (
         f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules]); "
