@@ -128,9 +128,12 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.zoo_input": LEAVES,
     "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch"},
     "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_*"},
+    "sb3_metra.study*": PROGRAMS | {"sb3_metra.study*", "sb3_metra.zoo_files", "sb3_metra.zoo_input"},
     "sb3_metra.headless": {"sb3_metra.envs"},
     "sb3_metra.demo": PROGRAMS | {"sb3_metra.headless"},
-    "sb3_metra.commands*": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"},
+    "sb3_metra.commands*": PROGRAMS
+    | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"}
+    | {"sb3_metra.study*"},
     "sb3_metra.cli": {"sb3_metra", "sb3_metra.commands*"},
 }
 
@@ -149,6 +152,8 @@ ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "rl_zoo3": {"sb3_metra.zoo", "sb3_metra.zoo_runs"},
     "sb3_contrib": {"sb3_metra.zoo"},
     "optuna": {"sb3_metra.zoo"},
+    "ray": {"sb3_metra.study.on_ray"},
+    "submitit": {"sb3_metra.study.on_slurm"},
     "mujoco": {"sb3_metra.envs*"},
     "dm_control": {"sb3_metra.envs*"},
     "shimmy": {"sb3_metra.envs*"},
