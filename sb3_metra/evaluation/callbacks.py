@@ -24,7 +24,8 @@ from sb3_metra.evaluation.metrics import constraint_norm_of, headline, judged_by
 from sb3_metra.evaluation.rollout import SkillTrajectory, has_coordinates, rollout_skills
 from sb3_metra.evaluation.skills import skills_to_show
 
-_TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
+#: The formats of SB3's logger that pictures and texts are kept out of.
+TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
 
 
 class SkillEvalCallback(BaseCallback):
@@ -275,11 +276,11 @@ class SkillEvalCallback(BaseCallback):
             title = f"{self.num_timesteps} steps"
             if has_coordinates(self.last_trajectories):
                 figure = plot_trajectories(self.last_trajectories, title=title, columns=self.columns)
-                self.logger.record("eval/skills", Figure(figure, close=False), exclude=_TENSORBOARD_ONLY)
+                self.logger.record("eval/skills", Figure(figure, close=False), exclude=TENSORBOARD_ONLY)
             encode = encoder_of(model)
             if encode is not None:
                 figure = plot_phi(self.last_trajectories, encode, title=title)
-                self.logger.record("eval/phi", Figure(figure, close=False), exclude=_TENSORBOARD_ONLY)
+                self.logger.record("eval/phi", Figure(figure, close=False), exclude=TENSORBOARD_ONLY)
         if self.video_skills:
             from sb3_metra.evaluation.video import skill_grid
 
