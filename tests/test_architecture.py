@@ -46,7 +46,7 @@ LOOP = (
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
 EVALUATION = {"sb3_metra.evaluation*"} | ASKED
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
-ROOMS |= {"sb3_metra.downstream*", "sb3_metra.doctor*", "sb3_metra.export*"}
+ROOMS |= {"sb3_metra.downstream*", "sb3_metra.doctor*", "sb3_metra.export*", "sb3_metra.pretrained"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
@@ -57,6 +57,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
         "sb3_metra.common.plain",
         "sb3_metra.common.policies",
         "sb3_metra.common.versions",
+        "sb3_metra.pretrained",
     },
     "sb3_metra.common": set(),
     "sb3_metra.common.type_aliases": set(),
@@ -124,6 +125,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.export.skill_player": set(),  # is copied, and runs without this package
     "sb3_metra.export*": {"sb3_metra.export*"} | FILES | ASKED,
     "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
+    "sb3_metra.pretrained": {"sb3_metra.algorithms"} | LEAVES,
     "sb3_metra.zoo_files": set(),
     "sb3_metra.zoo_input": LEAVES,
     "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch"},
@@ -134,7 +136,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.commands*": PROGRAMS
     | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"}
     | {"sb3_metra.study*"},
-    "sb3_metra.cli": {"sb3_metra", "sb3_metra.commands*"},
+    "sb3_metra.cli": {"sb3_metra", "sb3_metra.commands*", "sb3_metra.pretrained"},
 }
 
 # Packages that only one room may import, so that the others work without them.
