@@ -13,7 +13,7 @@ import yaml
 
 from sb3_metra.cli import main
 from sb3_metra.study.attempt import attempt
-from sb3_metra.study.folder import opened, read_result
+from sb3_metra.study.folder import opened, read_result, to_run
 from sb3_metra.study.plan import make_study
 from sb3_metra.study.results import collect
 from tests.test_study import FIRST, POINT, SECOND, TINY, results
@@ -121,20 +121,22 @@ def test_poor_trials_are_stopped_within_their_environment() -> None:
 
 
 def test_a_scheduler_stops_trials(cluster: None, tmp_path: Path) -> None:
-    """A scheduler that wants what no trial reaches stops all but the first ones, whose results stay."""
+    """ASHA ends every trial at its ``max_t``, long before its own end; what it logged until then stays."""
     content = TINY | {
-        "environments": {POINT: {"n_timesteps": 2000}},
+        "environments": {POINT: {"n_timesteps": 1_000_000}},
         "eval_freq": 200,
-        "seeds": [0, 1, 2],
-        "scheduler": {"name": "median", "grace_period": 200, "min_samples_required": 1, "hard_stop": True},
+        "scheduler": {"name": "asha", "grace_period": 200, "max_t": 400},
     }
-    study = make_study("tiny", content)
-    with opened(study, tmp_path / "out") as mark:
-        on_ray.run_ray(study, tmp_path / "out", mark, None, lambda names: None)
-    ends = {name: read_result(tmp_path / "out" / name) for name in study.trials}
-    assert {result["status"] for result in ends.values()} <= {"finished", "stopped"}
-    assert all(result["steps"] < 2000 for result in ends.values() if result["status"] == "stopped")
-    assert all(not (tmp_path / "out" / name / "checkpoints").exists() for name in ends)
+    study, out = make_study("tiny", content), tmp_path / "out"
+    with opened(study, out) as mark:
+        on_ray.run_ray(study, out, mark, None, lambda names: None)
+    for name in study.trials:
+        result = read_result(out / name)
+        assert result["status"] == "stopped"
+        assert 400 <= result["steps"] < 1_000_000
+        assert not (out / name / "checkpoints").exists()
+    assert {row["seed"] for row in collect([out / name for name in study.trials])} == {0, 1}
+    assert to_run(study, out) == []
 
 
 def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
