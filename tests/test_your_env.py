@@ -21,7 +21,10 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {"__name__": "page"}
-    exec(compile(code.replace("learn(100_000", "learn(1_600"), str(PAGE), "exec"), names)
+    for long, short in (("learn(100_000", "learn(400"), ("=1_600", "=100"), ("train_freq=200", "train_freq=50")):
+        assert long in code
+        code = code.replace(long, short)
+    exec(compile(code, str(PAGE), "exec"), names)
     assert names["model"]._n_updates == 50
     assert (tmp_path / "mountain_car.zip").is_file()
     (trajectory,) = rollout_skills(names["model"], names["make_env"](), np.float32([[1.0, 0.0]]))
