@@ -103,6 +103,7 @@ ARGUMENTS: dict[str, tuple[str, list[Any]]] = {
     "bfloat16": (FLAG, NO_FLAGS),
     "tf32": (FLAG, NO_FLAGS),
     "cuda_graph": (FLAG, NO_FLAGS),
+    "overlap": (FLAG, NO_FLAGS),
     "stats_window_size": (AT_LEAST_1, [0, *NO_INTEGERS]),
     "tensorboard_log": ("must be a path", [1, True, ["logs"]]),
     "policy_kwargs": ("must be a dictionary of arguments by name", NO_DICTS),

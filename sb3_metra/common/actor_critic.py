@@ -71,14 +71,27 @@ class SkillActor(Actor):
         """
         return features_extractor(prepare(obs, self.observation_space, self.normalize_images))
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+    def forward(self, obs: PyTorchObs, deterministic: bool = False, noise: th.Tensor | None = None) -> th.Tensor:
         """
         :param obs: observation and skill, each (batch, ...)
         :param deterministic: take the mode instead of a sample
+        :param noise: draws from N(0, 1) behind the sample, (batch, action_dim); drawn here if not given
         :return: actions in [-1, 1], (batch, action_dim)
         """
         mean, log_std, _ = self.get_action_dist_params(obs)
-        return th.tanh(mean if deterministic else mean + log_std.exp() * th.randn_like(mean))
+        if deterministic:
+            return th.tanh(mean)
+        return th.tanh(mean + log_std.exp() * (th.randn_like(mean) if noise is None else noise))
+
+    def draw_noise(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """
+        What :meth:`forward` makes samples of, from a generator other than PyTorch's.
+
+        :param n: number of samples
+        :param rng: generator to draw with
+        :return: draws from N(0, 1), (n, action_dim)
+        """
+        return rng.standard_normal((n, get_action_dim(self.action_space)), dtype=np.float32)
 
     def action_log_prob(self, obs: PyTorchObs, noise: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
         """

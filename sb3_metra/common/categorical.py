@@ -87,16 +87,27 @@ class CategoricalActor(BasePolicy):
         assert isinstance(self.features_extractor, BaseFeaturesExtractor)
         return self.logits(self.latent_pi(self.extract_features(obs, self.features_extractor))).float()
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+    def draw_noise(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """
+        What :meth:`forward` makes samples of, from a generator other than PyTorch's.
+
+        :param n: number of samples
+        :param rng: generator to draw with
+        :return: draws from Exp(1), (n, n_actions)
+        """
+        return rng.standard_exponential((n, len(self.table)), dtype=np.float32)
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False, noise: th.Tensor | None = None) -> th.Tensor:
         """
         :param obs: observation and skill, each (batch, ...)
         :param deterministic: take the most probable action instead of a sample
+        :param noise: draws from Exp(1) behind the sample, (batch, n_actions); drawn here if not given
         :return: actions of the environment, (batch, components); -1 below the least if the network is not finite
         """
         logits = self.get_logits(obs)
         finite = logits.sum(dim=1).isfinite()
         if not deterministic:  # the largest of logits with Gumbel noise is a sample
-            logits = logits - th.empty_like(logits).exponential_().log()
+            logits = logits - (th.empty_like(logits).exponential_() if noise is None else noise).log()
         return self.table.actions(th.where(finite, logits.argmax(dim=1), -1))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

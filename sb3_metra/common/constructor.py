@@ -121,6 +121,7 @@ ALGORITHM: dict[str, Check] = {
     "bfloat16": FLAG,
     "tf32": FLAG,
     "cuda_graph": FLAG,
+    "overlap": FLAG,
     "tensorboard_log": optional(args.PATH),
 }
 

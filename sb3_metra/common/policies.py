@@ -252,13 +252,20 @@ class SkillPolicy(PersistentPolicy):
         actions = self.unscale_action(self.act(obs_as_tensor(arrays, self.device), skills, deterministic))
         return (actions, skills) if vectorized else (actions[0], skills[0])
 
-    def act(self, observations: PyTorchObs, skills: np.ndarray, deterministic: bool = False) -> np.ndarray:
+    def act(
+        self,
+        observations: PyTorchObs,
+        skills: np.ndarray,
+        deterministic: bool = False,
+        noise: np.ndarray | None = None,
+    ) -> np.ndarray:
         """
         :meth:`predict` without its checks and conversions.
 
         :param observations: on the device, (n, \\*obs_shape)
         :param skills: (n, skill_dim)
         :param deterministic: the mode of the policy instead of a sample
+        :param noise: what a sample is made of, from the actor's ``draw_noise``; drawn here if not given
         :return: actions in [-1, 1], or discrete ones, (n, \\*action_shape)
         :raises ValueError: if they are not finite
         """
@@ -266,7 +273,9 @@ class SkillPolicy(PersistentPolicy):
             self.set_training_mode(False)
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
         with th.inference_mode():
-            return self.actor.to_array(self._predict(conditioned, deterministic))
+            if noise is None:
+                return self.actor.to_array(self._predict(conditioned, deterministic))
+            return self.actor.to_array(self.actor(conditioned, noise=th.as_tensor(noise, device=self.device)))
 
     def _choose_skills(self, n: int, state: np.ndarray | None, starts: np.ndarray | None) -> np.ndarray:
         if state is None:

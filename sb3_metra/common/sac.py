@@ -71,6 +71,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
     :param tf32: on CUDA, let products of matrices round to TF32, as PyTorch lets convolutions: faster, not equivalent
     :param cuda_graph: on CUDA, record the gradient step once as a graph and replay it: faster and the same, but for
         networks of one's own that wait for the GPU
+    :param overlap: take a round's gradient steps in a thread, while the environments step through the next round; its
+        actions follow weights that are one round old. As reproducible as without
     :param stats_window_size: episodes that SB3's rollout statistics average over
     :param tensorboard_log: folder for TensorBoard; ``None``: none
     :param policy_kwargs: arguments of the policy
@@ -92,6 +94,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
     critic_target: Critic
     objective: SkillObjective
     replay_buffer: SkillReplayBuffer | None
+    _interrupted = False  # whether ``train`` is to stop after the gradient step that it takes
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         bfloat16: bool = False,
         tf32: bool = False,
         cuda_graph: bool = True,
+        overlap: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -171,6 +175,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         self.bfloat16 = bfloat16
         self.tf32 = tf32
         self.cuda_graph = cuda_graph
+        self.overlap = overlap
         if _init_setup_model:
             self._setup_model()
 
@@ -217,8 +222,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         """
         seed = SEED("seed", seed)
         super().set_random_seed(seed)
-        skills, own, replay = (np.random.default_rng(x) for x in np.random.SeedSequence(seed).spawn(3))
-        self.skill_rng, self.skill_prior.rng, self._replay_rng = skills, own, replay
+        skills, own, replay, acting = (np.random.default_rng(x) for x in np.random.SeedSequence(seed).spawn(4))
+        self.skill_rng, self.skill_prior.rng, self._replay_rng, self.acting_rng = skills, own, replay, acting
         if self.replay_buffer is not None:
             self.replay_buffer.rng = replay
 
@@ -264,8 +269,10 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         means: list[th.Tensor] = []
         with fast_kernels(self.device, self.tf32):
             for _ in range(gradient_steps):
+                if self._interrupted:
+                    break
                 means.append(gradient_step(self.sample(size), batch_size))
-        self._n_updates += gradient_steps
+        self._n_updates += len(means)
         if means:
             self._record(th.stack(means).mean(dim=0), gradient_steps)
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, is_vecenv_wrapped, unwrap_vec_normalize
 from torch import nn
 
-from sb3_metra.common.checks import MAX_MAGNITUDE, as_flags, check_magnitude
+from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION, as_flags, check_magnitude
 from sb3_metra.common.counted_actions import COUNTED, MAX_ACTIONS, reason_against
 
 
@@ -148,7 +148,7 @@ def from_environment(index: int) -> str:
 
 def check_finite(observations: Any, source: str = "") -> None:
     """
-    Refuse observations that are not finite, or whose squares single precision does not hold.
+    Refuse observations that are not finite, or too large to be learnt from.
 
     :param observations: an array, or a dictionary of arrays
     :param source: where they come from, to end the error with
@@ -325,8 +325,8 @@ def _holds_integers(space: spaces.Space) -> bool:
 
 def _check_magnitude(x: Any, name: str, source: str) -> None:
     # one product is faster than asking each number, and false for NaN
-    if x.dtype.kind == "f" and not float(np.vdot(x, x)) < MAX_MAGNITUDE:
-        check_magnitude(x, name, source)
+    if x.dtype.kind == "f" and not float(np.vdot(x, x)) < MAX_OBSERVATION:
+        check_magnitude(x, name, source, MAX_OBSERVATION)
 
 
 def _is_number(x: Any) -> bool:
