@@ -15,8 +15,11 @@ COMMANDS = {
     "enjoy": "rl_zoo3's enjoy: watch what train left behind",
     "evaluate": "measure a saved model's skills, print JSON, and draw and film them: evaluate RUN --env ID --out DIR",
     "goals": "send a saved model's skills to goals, without training, and print how near they come as JSON",
+    "prompt": "find the skill that a reward asks for, without training, as JSON: prompt RUN --env ID --reward vx",
+    "export": "write a saved model's skills as ONNX with all that is needed to run them anywhere: export RUN --out DIR",
     "compare": "draw several runs or methods together, with intervals over seeds: compare metra=runs/a lsd=runs/b",
     "doctor": "say what is wrong with a run, with numbers and the remedy: doctor RUN --env ID",
+    "study": "train methods x environments x seeds x changes from one file, here, on Ray or on SLURM: study arena",
     "report": "write a web page on which the skills of a saved model can be explored",
 }
 """Every command, the name of a module in ``sb3_metra.commands``, and what it does."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -16,6 +15,7 @@ from sb3_metra.common.inputs import check_count
 from sb3_metra.common.saving import find_whole
 from sb3_metra.common.skill_model import check_fit
 from sb3_metra.envs import find_spec
+from sb3_metra.envs.batch import make_fast_vec_env
 
 
 def load_model(
@@ -106,7 +106,7 @@ def make_env(env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = N
     registered(env_id)
     check_count("--n-envs", n_envs)
     try:
-        return make_vec_env(env_id, n_envs=n_envs, env_kwargs=env_kwargs)
+        return make_fast_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
     except (TypeError, gym.error.Error) as error:
         given = f" with --env-kwargs {env_kwargs}" if env_kwargs else ""
         raise ValueError(f"--env {env_id} cannot be made{given}: {error}") from error
@@ -131,13 +131,14 @@ def find_statistics(path: Path) -> Path | None:
 
 def find_model(path: Path) -> Path:
     """
-    The saved model that a path stands for: the file itself, or of the folder that ``sb3-metra train`` or a script of
-    this repository wrote, ``best_model.zip``, else the newest zip file. A torn file is left out with a warning.
+    The saved model that a path stands for: the file itself, or the folder of an export. Of the folder that
+    ``sb3-metra train`` or a script of this repository wrote, it is ``best_model.zip``, else the newest zip file. A torn
+    file is left out with a warning.
 
     :param path: a zip file, or a folder
     :raises ValueError: if there is none
     """
-    if path.is_file():
+    if path.is_file() or (path / "skills.json").is_file():
         return path
     if not path.is_dir():
         raise ValueError(f"MODEL must be a file or a run's folder, got {str(path)!r}, which does not exist.")

@@ -188,6 +188,18 @@ def check_parameters(label: str, parameters: Any) -> None:
         raise ValueError(f"{label} must hold finite parameters, got NaN or infinity in {name}")
 
 
+def complete_parameters(model: Any, saved: SavedModel) -> dict[str, Any]:
+    """
+    Parameters of an exported model, with its optimisers as those of a new model.
+
+    :param model: a new model
+    :param saved: what the folder holds
+    :return: parameters by name
+    """
+    fresh = {name: x for name, x in model.get_parameters().items() if name.endswith("optimizer")}
+    return fresh | saved.parameters
+
+
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, th.Tensor]]:
     if isinstance(value, th.Tensor):
         yield name, value

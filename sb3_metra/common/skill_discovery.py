@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +19,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.arguments import check_table
 from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
+from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
-from sb3_metra.common.persistent import PersistentSAC
+from sb3_metra.common.overlap import OverlappingSAC
 from sb3_metra.common.spaces import check_finite, check_step
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
 from sb3_metra.common.workers import guard_workers
@@ -28,7 +31,7 @@ Self = TypeVar("Self", bound="SkillDiscovery")
 _LONG_EPISODE = 1_000  # steps without an end after which a warning asks for a step limit
 
 
-class SkillDiscovery(PersistentSAC):
+class SkillDiscovery(OverlappingSAC):
     """
     Soft actor-critic over S x Z whose reward comes from a :class:`~sb3_metra.common.objective.SkillObjective`.
 
@@ -49,11 +52,37 @@ class SkillDiscovery(PersistentSAC):
     _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
     _initial_callbacks: dict[int, dict[str, Any]] = {}  # noqa: RUF012  # replaced, never changed
 
+    def infer_skill(self, **prompt: Any) -> np.ndarray:
+        """
+        The skill that answers a prompt: an ability of methods with phi.
+
+        :param prompt: a goal, a reward or a trajectory
+        :raises ValueError: because this method learns no phi
+        """
+        raise ValueError(f"model must learn phi to infer skills, got one of {type(self).__name__}, which learns none")
+
+    def export(
+        self, folder: str | pathlib.Path, *, skills: Mapping[str, Any] | None = None, license: str | None = None
+    ) -> str:
+        """
+        Write the skills to a folder from which they run anywhere: ONNX, weights, a contract, and a player that needs
+        NumPy and onnxruntime alone.
+
+        :param folder: where to write; made if it is missing
+        :param skills: skills by name, for the contract; ``None``: both ways along each axis, or each discrete skill
+        :param license: licence of the weights, such as ``"MIT"``; ``None``: the contract names none
+        :return: SHA-256 of the contract ``skills.json``, which holds those of the other files
+        :raises ValueError: if ONNX cannot express a network
+        """
+        from sb3_metra.export import export_skills
+
+        return export_skills(self, folder, skills=skills, license=license)
+
     # Collection
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        guard_workers(vec_env := PersistentSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
+        guard_workers(vec_env := OverlappingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
         return vec_env
 
     def _setup_learn(
@@ -74,6 +103,8 @@ class SkillDiscovery(PersistentSAC):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if begin:
             self._begin_episodes(self._last_obs)
+        assert self.replay_buffer is not None
+        self.replay_buffer.max_observation = MAX_OBSERVATION if self._vec_normalize_env is None else MAX_MAGNITUDE
         self._callback = result[1]
         take_up(self, self._callback)
         return result
@@ -133,21 +164,23 @@ class SkillDiscovery(PersistentSAC):
         self.policy.set_training_mode(False)
         check_train_freq(train_freq, env.num_envs)
         callback.on_rollout_start()
-        while should_collect_more_steps(train_freq, *self._round):
-            if self._last_obs is None or (self._resets is not None and self._resets.take()):
-                self._begin_episodes(env.reset())
-            num_collected_steps, num_collected_episodes = self._round
-            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
-            new_obs, rewards, dones, infos = self._step_envs(env, actions, buffer_actions, replay_buffer)
-            num_collected_steps, num_collected_episodes = self._round = (
-                num_collected_steps + 1,
-                num_collected_episodes + int(dones.sum()),
-            )
-            callback.update_locals(locals())
-            continue_training = callback.on_step()
-            self._count_episodes(dones, action_noise, log_interval)
-            if not continue_training:
-                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
+        with self._learner or nullcontext():
+            while should_collect_more_steps(train_freq, *self._round):
+                if self._last_obs is None or (self._resets is not None and self._resets.take()):
+                    self._begin_episodes(env.reset())
+                self._begin_overlap(begins=self._round == (0, 0))
+                num_collected_steps, num_collected_episodes = self._round
+                actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+                new_obs, rewards, dones, infos = self._step_envs(env, actions, buffer_actions, replay_buffer)
+                num_collected_steps, num_collected_episodes = self._round = (
+                    num_collected_steps + 1,
+                    num_collected_episodes + int(dones.sum()),
+                )
+                callback.update_locals(locals())
+                continue_training = callback.on_step()
+                self._count_episodes(dones, action_noise, log_interval)
+                if not continue_training:
+                    return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
         callback.on_rollout_end()
         (steps, episodes), self._round = self._round, (0, 0)
         return RolloutReturn(steps * env.num_envs, episodes, True)
@@ -179,11 +212,10 @@ class SkillDiscovery(PersistentSAC):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
         assert self._last_skills is not None
-        observations, _ = self.policy.obs_to_tensor(self._last_obs)
-        scaled = self.policy.act(observations, self._last_skills)
+        policy, scaled = self._act(self._last_obs, self._last_skills)
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1.0, 1.0)
-        return self.policy.unscale_action(scaled), scaled
+        return policy.unscale_action(scaled), scaled
 
     def _store_transition(
         self,

@@ -214,6 +214,11 @@ class SkillEvalCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self.evaluate()
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of this process until now, without the evaluations."""
+        return time.process_time() - self._own_cpu_seconds
+
     def evaluate(self) -> int:
         """
         Measure the skills now, and log.
@@ -238,7 +243,7 @@ class SkillEvalCallback(BaseCallback):
             self.last_metrics |= self._tracker.metrics()
         self._log_pictures(model)
         self._own_cpu_seconds += time.process_time() - start
-        self.logger.record("time/cpu_seconds", time.process_time() - self._own_cpu_seconds, exclude="tensorboard")
+        self.logger.record("time/cpu_seconds", self.cpu_seconds, exclude="tensorboard")
         log_metrics(self.logger, self.last_metrics, self.num_timesteps)
         self._keep_the_best()
         return self.last_coverage
