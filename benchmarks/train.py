@@ -22,14 +22,13 @@ import gymnasium
 import numpy as np
 import stable_baselines3
 import torch as th
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_metra.envs  # registers the environments
 from sb3_metra import ALGORITHMS
 from sb3_metra.common.checkpoint import RunCheckpointCallback
-from sb3_metra.envs.batch import can_batch, make_batch_vec_env
+from sb3_metra.envs.batch import make_fast_vec_env
 from sb3_metra.envs.vec import make_pixel_vec_env
 from sb3_metra.evaluation import SkillEvalCallback
 from sb3_metra.evaluation.faithfulness import displacement_cosine
@@ -90,9 +89,7 @@ def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dic
         return make_pixel_vec_env(make_pixel_env, n_envs, seed=seed, env_kwargs=of_suite)
     if env_id.endswith("Pixels-v0"):
         return make_pixel_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
-    if can_batch(env_id, env_kwargs):
-        return make_batch_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
-    return make_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    return make_fast_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
 
 
 def join_logs(folder: Path, until: float = float("inf")) -> None:

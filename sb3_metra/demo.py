@@ -15,6 +15,7 @@ from stable_baselines3.common.logger import configure
 
 from sb3_metra.algorithms.metra import METRA
 from sb3_metra.common.inputs import check_folder, check_number, check_seed
+from sb3_metra.envs.batch import make_fast_vec_env
 from sb3_metra.envs.rendering import choose_gl
 from sb3_metra.evaluation.coverage import draw_skills, state_coverage
 from sb3_metra.evaluation.metadata import unit_of
@@ -110,7 +111,7 @@ def run_demo(
     env_id: str = "sb3_metra/HalfCheetah-v0", seed: int = 0, out: Path | None = None, minutes: float = 3.0
 ) -> DemoResult:
     """
-    Train with the shipped settings on one thread, until they are through or the time is over, and show the skills.
+    Train with the shipped settings on two cores, until they are through or the time is over, and show the skills.
 
     Writes ``model.zip``, ``progress.csv``, ``skills.png``, ``skills.html``, ``result.json`` and, where the environment
     can be drawn, ``skills.mp4``, or ``skills.gif`` where no encoder for MP4 is installed.
@@ -162,10 +163,11 @@ def _train(env_id: str, seed: int, end: float, out: Path) -> tuple[METRA, float]
     """
     settings = load_settings(env_id)
     timesteps = settings.pop("n_timesteps")
-    env = make_vec_env(env_id, settings.pop("n_envs", 1), seed=seed, env_kwargs=settings.pop("env_kwargs", None))
+    n_envs, env_kwargs = settings.pop("n_envs", 1), settings.pop("env_kwargs", None)
+    env = make_fast_vec_env(env_id, n_envs, seed, n_threads=1, env_kwargs=env_kwargs)  # the other core learns
     started = time.monotonic()
     try:
-        model = METRA(env=env, seed=seed, device="cpu", **settings)
+        model = METRA(env=env, seed=seed, device="cpu", **({"overlap": True} | settings))
         model.set_logger(configure(str(out), ["csv"]))
         if tqdm is None:
             print('No progress bar: it needs `pip install "sb3-metra[progress]"`.')
@@ -180,7 +182,7 @@ def _train(env_id: str, seed: int, end: float, out: Path) -> tuple[METRA, float]
 def _measure(model: METRA, env_id: str, seed: int) -> tuple[list[SkillTrajectory], str]:
     """Follow 48 skills for one episode each, as ``sb3-metra evaluate`` does with the same seed; and tell the unit."""
     skills = draw_skills(model.skill_prior, N_SKILLS, seed)
-    env = make_vec_env(env_id, n_envs=1)
+    env = make_fast_vec_env(env_id, n_envs=1)
     try:
         return rollout_skills(model, env, skills, seed=seed), unit_of(env)
     finally:

@@ -8,12 +8,13 @@ from typing import Any
 
 import rl_zoo3.exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_metra.common.checkpoint import RunCheckpointCallback, find_checkpoint
 from sb3_metra.common.files import write_json
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.workers import WorkerError
+from sb3_metra.envs.batch import BatchVecEnv, can_batch
 from sb3_metra.zoo_files import current_files
 from sb3_metra.zoo_input import check_settings, check_settings_file, read_numbers
 
@@ -63,7 +64,10 @@ def going_on(run: str) -> Iterator[list[str]]:
 
 
 class RunManager(rl_zoo3.exp_manager.ExperimentManager):
-    """rl_zoo3's, which checks the settings that it reads, and keeps what was learnt if a worker ends training."""
+    """
+    rl_zoo3's, which checks the settings that it reads, simulates bodies in a batch, and keeps what was learnt if a
+    worker ends training.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,6 +79,17 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
         check_settings_file(self.config)
         settings, saved = super().read_hyperparameters()
         return check_settings(settings, self.n_timesteps), read_numbers(saved)
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """As rl_zoo3's, in a batch where MuJoCo can simulate them together and nobody asked for workers or wrappers."""
+        chosen, env_kwargs = self.vec_env_class, self.eval_env_kwargs if eval_env else self.env_kwargs
+        plain = chosen is DummyVecEnv and self.env_wrapper is None and self.vec_env_wrapper is None
+        if plain and can_batch(self.env_name.gym_id, env_kwargs):
+            self.vec_env_class = BatchVecEnv
+        try:
+            return super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            self.vec_env_class = chosen
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         """As rl_zoo3's, whose arguments do not reach so far as to say whether the files are trusted."""

@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import sb3_metra.envs.batch
-from sb3_metra.envs.batch import BatchVecEnv, can_batch, count_cores, make_batch_vec_env
+from sb3_metra.envs.batch import BatchVecEnv, can_batch, count_cores, make_batch_vec_env, make_fast_vec_env
 from tests.test_envs import offscreen_gl  # noqa: F401  (a fixture)
 
 pytest.importorskip("mujoco.batch")
@@ -345,3 +345,11 @@ def test_stepping_before_the_first_reset_is_refused_as_in_turn(made: Maker) -> N
             env.step(np.zeros((3, 6), np.float32))
     assert_same(batch.reset(), dummy.reset())
     assert_same_steps(batch, dummy, draw_actions(batch, 3))
+
+
+def test_what_can_be_batched_is_and_the_rest_without_a_word(made: Maker) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert type(made(make_fast_vec_env, ANT)) is BatchVecEnv
+        assert type(made(make_fast_vec_env, POINT)) is DummyVecEnv
+    assert made(make_fast_vec_env, ANT, 2).n_threads == min(2, count_cores())

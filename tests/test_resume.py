@@ -145,6 +145,9 @@ def noise() -> OrnsteinUhlenbeckActionNoise:
         (normalised, {}),
         (processes, {}),
         (lambda: make_vec_env(Stateless, 3, seed=5), {}),
+        (remembering, {"overlap": True, "action_noise": noise, "learning_rate": lambda remaining: 1e-3 * remaining}),
+        (normalised, {"overlap": True}),
+        (lambda: make_vec_env(Stateless, 3, seed=5), {"overlap": True}),
     ],
 )
 def test_a_killed_run_goes_on_to_the_bit(make: Any, kwargs: dict[str, Any], tmp_path: Path) -> None:
@@ -170,10 +173,11 @@ def test_a_killed_run_goes_on_to_the_bit(make: Any, kwargs: dict[str, Any], tmp_
         assert resumed._callback.callbacks[2].best_mean_reward == whole._callback.callbacks[2].best_mean_reward
 
 
-def test_a_run_that_a_callback_stops_in_a_round_goes_on(tmp_path: Path) -> None:
-    whole = tiny_model(remembering(1), train_freq=20)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_run_that_a_callback_stops_in_a_round_goes_on(overlap: bool, tmp_path: Path) -> None:
+    whole = tiny_model(remembering(1), train_freq=20, overlap=overlap)
     whole.learn(300)
-    model = tiny_model(remembering(1), train_freq=20)
+    model = tiny_model(remembering(1), train_freq=20, overlap=overlap)
     model.learn(300, StopTrainingOnMaxEpisodes(5))
     assert model._round != (0, 0)
     model.save_checkpoint(tmp_path)

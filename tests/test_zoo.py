@@ -2,14 +2,19 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from gymnasium.wrappers import RescaleAction
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack
 
 import sb3_metra.envs
 from sb3_metra import METRA
+from sb3_metra.envs.batch import BatchVecEnv
 from sb3_metra.hyperparams import load_settings, settings_path
 
 pytest.importorskip("rl_zoo3")
@@ -20,6 +25,7 @@ import rl_zoo3.hyperparams_opt
 
 from sb3_metra import zoo
 from sb3_metra.evaluation.coverage import policy_state_coverage
+from sb3_metra.zoo_runs import RunManager
 from tests.toys import same, state_of
 
 POINT = "sb3_metra/PointMass-v0"
@@ -281,11 +287,37 @@ def test_only_training_ends_episodes_on_the_back(tmp_path: Path, monkeypatch: py
     def spy(self, n_envs, eval_env=False, no_log=False):
         env = create_envs(self, n_envs, eval_env, no_log)
         seen[eval_env] = [unwrapped.terminate_on_back for unwrapped in env.get_attr("unwrapped")]
+        assert isinstance(env, BatchVecEnv)
         return env
 
     monkeypatch.setattr(rl_zoo3.exp_manager.ExperimentManager, "create_envs", spy)
     zoo.train(["--env", "sb3_metra/Ant-v0", "-n", "8", "-f", str(tmp_path)])
     assert seen == {False: [True] * 8, True: [False]}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind"),
+    [
+        ({}, BatchVecEnv),
+        ({"vec_env_class": SubprocVecEnv}, SubprocVecEnv),
+        ({"env_wrapper": RescaleAction}, DummyVecEnv),
+        ({"vec_env_wrapper": VecFrameStack}, DummyVecEnv),
+        ({"env_name": SimpleNamespace(gym_id=POINT)}, DummyVecEnv),
+        ({"env_kwargs": {"render_mode": "human"}}, DummyVecEnv),
+    ],
+)
+def test_what_the_user_chose_comes_before_batches(
+    chosen: dict[str, Any], kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mujoco.batch")
+    theirs = rl_zoo3.exp_manager.ExperimentManager
+    monkeypatch.setattr(theirs, "create_envs", lambda self, n_envs, *args: self.vec_env_class)
+    manager = RunManager.__new__(RunManager)
+    defaults = {"env_name": SimpleNamespace(gym_id="sb3_metra/Ant-v0"), "vec_env_class": DummyVecEnv}
+    vars(manager).update(defaults | {"env_wrapper": None, "vec_env_wrapper": None, "env_kwargs": {}} | chosen)
+    before = manager.vec_env_class
+    assert manager.create_envs(2) is kind
+    assert manager.vec_env_class is before
 
 
 def test_algorithms_of_rl_zoo3_run_as_they_do_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

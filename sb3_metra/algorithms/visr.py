@@ -78,7 +78,7 @@ class VISR(SuccessorFeatures):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill
     :param discrete: must be ``False``
     :param unit_skills: must be ``True``

@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -16,6 +15,7 @@ from sb3_metra.common.inputs import check_count
 from sb3_metra.common.saving import find_whole
 from sb3_metra.common.skill_model import check_fit
 from sb3_metra.envs import find_spec
+from sb3_metra.envs.batch import make_fast_vec_env
 
 
 def load_model(
@@ -106,7 +106,7 @@ def make_env(env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = N
     registered(env_id)
     check_count("--n-envs", n_envs)
     try:
-        return make_vec_env(env_id, n_envs=n_envs, env_kwargs=env_kwargs)
+        return make_fast_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
     except (TypeError, gym.error.Error) as error:
         given = f" with --env-kwargs {env_kwargs}" if env_kwargs else ""
         raise ValueError(f"--env {env_id} cannot be made{given}: {error}") from error

@@ -55,6 +55,8 @@ def shorten(value: Any, length: int = 200) -> str:
     :param value: anything
     :param length: the most characters to keep
     """
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return f"an array of shape {value.shape}"
     text = value.__name__ if isinstance(value, type) else " ".join(repr(value).split())
     return text if len(text) <= length else f"{text[:length]}..."
 
@@ -74,11 +76,11 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: float | Non
         return result
 
     if above is not None:
-        expected = f"a finite number greater than {above}"
+        expected = f"a finite number greater than {above:g}"
     elif math.isfinite(high):
-        expected = f"a number between {low} and {high}"
+        expected = f"a number between {low:g} and {high:g}"
     else:
-        expected = f"a finite number of at least {low}" if math.isfinite(low) else "a finite number"
+        expected = f"a finite number of at least {low:g}" if math.isfinite(low) else "a finite number"
     return Check(expected, read)
 
 

@@ -24,7 +24,7 @@ def record_cuda_graph(function: Callable[[], th.Tensor]) -> Callable[[], th.Tens
     :raises RuntimeError: where the function waits for the GPU, or does what a graph cannot hold
     """
     graph = th.cuda.CUDAGraph()
-    with th.cuda.graph(graph):
+    with th.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be acting
         result = function()
 
     def replay() -> th.Tensor:

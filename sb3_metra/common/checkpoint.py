@@ -33,6 +33,8 @@ _ATTRIBUTES = (
     "_last_original_obs",
     "_last_skills",
     "_round",
+    "_due",
+    "_acting_weights",
     "_episode_steps",
     "_warned_of_endless",
     "ep_info_buffer",

@@ -164,8 +164,7 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         images, next_images = self._images(obs), self._images(next_obs)
         starts = self._find_starts(images)
         self._check_stacks(images, next_images, starts)
-        plain, next_plain = (x if isinstance(x, dict) else {} for x in (obs, next_obs))
-        step = self._checked(plain, next_plain, action, reward, done, infos)
+        step = self._checked(obs, next_obs, action, reward, done, infos)
         self._allocate()
         row = self.pos
         breaks = self._find_breaks(step["observations"])
@@ -183,6 +182,15 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
             frames[(self._added + 1) % self._ring].copy_(th.as_tensor(newest))
         self._newest = {key: x.copy() for key, x in next_images.items()}
         self._added += 1
+
+    def check(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        """As :meth:`SkillReplayBuffer.check <sb3_metra.common.buffers.SkillReplayBuffer.check>`."""
+        for x in (obs, next_obs):
+            self._images(x)
+        super().check(obs, next_obs, action, reward, done, infos)
+
+    def _checked_observation(self, obs: Any) -> Any:
+        return super()._checked_observation(obs if isinstance(obs, dict) else {})
 
     def _images(self, obs: Any) -> dict[str, np.ndarray]:
         if not isinstance(self.observation_space, spaces.Dict):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sb3_metra.common.arguments import FLAG, choice, instance, integer, number, optional, shorten
 
 _MAX_SEED = 2**32 - 1  # NumPy's old generators, which SB3 seeds, take no larger one
 
@@ -22,9 +25,7 @@ def check_count(name: str, value: Any, low: int = 1) -> int:
     :return: the count
     :raises ValueError: if it is no integer, or too small
     """
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
-    return int(value)
+    return integer(low)(name, value)
 
 
 def check_seed(name: str, value: Any) -> int | None:
@@ -36,11 +37,7 @@ def check_seed(name: str, value: Any) -> int | None:
     :return: the seed; ``None`` stays ``None``
     :raises ValueError: if it is neither ``None`` nor an integer in [0, 2^32 - 1]
     """
-    if value is None:
-        return None
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or not 0 <= value <= _MAX_SEED:
-        raise ValueError(f"{name} must be an integer from 0 to {_MAX_SEED}, got {value!r}")
-    return int(value)
+    return optional(integer(0, _MAX_SEED))(name, value)
 
 
 def check_number(name: str, value: Any, low: float = 0.0, *, inclusive: bool = False) -> float:
@@ -54,11 +51,7 @@ def check_number(name: str, value: Any, low: float = 0.0, *, inclusive: bool = F
     :return: the number
     :raises ValueError: if it does not work
     """
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not np.isfinite(value) or value < low or (value == low and not inclusive):
-        bound = "" if low == -np.inf else f" of at least {low:g}" if inclusive else f" greater than {low:g}"
-        raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")
-    return float(value)
+    return number(low if inclusive else -math.inf, above=None if inclusive or low == -math.inf else low)(name, value)
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
@@ -71,10 +64,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
     :return: the choice
     :raises ValueError: if it is another
     """
-    if not isinstance(value, str) or value not in choices:
-        *first, last = (f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")
-    return value
+    return choice(*choices)(name, value)
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -86,9 +76,7 @@ def check_flag(name: str, value: Any) -> bool:
     :return: the flag
     :raises ValueError: if it is another
     """
-    if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
+    return FLAG(name, value)
 
 
 def check_numbers(name: str, value: Any, ndim: int | None = None) -> np.ndarray:
@@ -108,7 +96,7 @@ def check_numbers(name: str, value: Any, ndim: int | None = None) -> np.ndarray:
         numbers = None
     if numbers is None or (ndim is not None and numbers.ndim != ndim) or not np.isfinite(numbers).all():
         axes = "" if ndim is None else f" with {ndim} axes" if ndim != 1 else " with one axis"
-        raise ValueError(f"{name} must be finite numbers{axes}, got {_brief(value)}")
+        raise ValueError(f"{name} must be finite numbers{axes}, got {shorten(value)}")
     return numbers
 
 
@@ -121,7 +109,7 @@ def check_mapping(name: str, value: Any) -> Mapping[Any, Any]:
     :raises ValueError: if it holds nothing by name
     """
     if not isinstance(value, Mapping) or not value:
-        raise ValueError(f"{name} must be a dictionary with at least one entry, got {_brief(value)}")
+        raise ValueError(f"{name} must be a dictionary with at least one entry, got {shorten(value)}")
     return value
 
 
@@ -133,17 +121,7 @@ def check_text(name: str, value: Any) -> str:
     :param value: what came
     :raises ValueError: if it is something else
     """
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string, got {_brief(value)}")
-    return value
-
-
-def _brief(value: Any) -> str:
-    """What came, on one line."""
-    if isinstance(value, np.ndarray) and value.size > 8:
-        return f"an array of shape {value.shape}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return instance("a string", str)(name, value)
 
 
 def check_folder(name: str, path: Any) -> Path:

@@ -154,6 +154,7 @@ class PersistentSAC(SkillSAC, ABC):
             setattr(self, ATTRIBUTES.get(name, name), value)
         seed, self.seed = self.seed, None
         generators: list[Any] = [vars(self).get("skill_rng"), self.skill_prior.rng, vars(self).get("_replay_rng")]
+        acting = vars(self).get("acting_rng")
         with th.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             self._setup_model()
         self.seed = seed
@@ -161,6 +162,8 @@ class PersistentSAC(SkillSAC, ABC):
             self.skill_rng, self.skill_prior.rng, self._replay_rng = generators
             assert self.replay_buffer is not None
             self.replay_buffer.rng = self._replay_rng
+        if acting is not None:  # files of before 0.2 have none
+            self.acting_rng = acting
 
     def save_replay_buffer(self, path: File) -> None:
         """

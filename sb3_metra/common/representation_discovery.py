@@ -28,7 +28,7 @@ class RepresentationDiscovery(SkillDiscovery):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill, and of phi (discrete: the number of skills)
     :param discrete: one-hot skills instead of continuous ones
     :param unit_skills: continuous skills on the unit sphere instead of Gaussian ones

@@ -6,6 +6,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,8 +19,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.arguments import check_table
 from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
+from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
-from sb3_metra.common.persistent import PersistentSAC
+from sb3_metra.common.overlap import OverlappingSAC
 from sb3_metra.common.spaces import check_finite, check_step
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
 from sb3_metra.common.workers import guard_workers
@@ -29,7 +31,7 @@ Self = TypeVar("Self", bound="SkillDiscovery")
 _LONG_EPISODE = 1_000  # steps without an end after which a warning asks for a step limit
 
 
-class SkillDiscovery(PersistentSAC):
+class SkillDiscovery(OverlappingSAC):
     """
     Soft actor-critic over S x Z whose reward comes from a :class:`~sb3_metra.common.objective.SkillObjective`.
 
@@ -80,7 +82,7 @@ class SkillDiscovery(PersistentSAC):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        guard_workers(vec_env := PersistentSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
+        guard_workers(vec_env := OverlappingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
         return vec_env
 
     def _setup_learn(
@@ -101,6 +103,8 @@ class SkillDiscovery(PersistentSAC):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if begin:
             self._begin_episodes(self._last_obs)
+        assert self.replay_buffer is not None
+        self.replay_buffer.max_observation = MAX_OBSERVATION if self._vec_normalize_env is None else MAX_MAGNITUDE
         self._callback = result[1]
         take_up(self, self._callback)
         return result
@@ -160,21 +164,23 @@ class SkillDiscovery(PersistentSAC):
         self.policy.set_training_mode(False)
         check_train_freq(train_freq, env.num_envs)
         callback.on_rollout_start()
-        while should_collect_more_steps(train_freq, *self._round):
-            if self._last_obs is None or (self._resets is not None and self._resets.take()):
-                self._begin_episodes(env.reset())
-            num_collected_steps, num_collected_episodes = self._round
-            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
-            new_obs, rewards, dones, infos = self._step_envs(env, actions, buffer_actions, replay_buffer)
-            num_collected_steps, num_collected_episodes = self._round = (
-                num_collected_steps + 1,
-                num_collected_episodes + int(dones.sum()),
-            )
-            callback.update_locals(locals())
-            continue_training = callback.on_step()
-            self._count_episodes(dones, action_noise, log_interval)
-            if not continue_training:
-                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
+        with self._learner or nullcontext():
+            while should_collect_more_steps(train_freq, *self._round):
+                if self._last_obs is None or (self._resets is not None and self._resets.take()):
+                    self._begin_episodes(env.reset())
+                self._begin_overlap(begins=self._round == (0, 0))
+                num_collected_steps, num_collected_episodes = self._round
+                actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+                new_obs, rewards, dones, infos = self._step_envs(env, actions, buffer_actions, replay_buffer)
+                num_collected_steps, num_collected_episodes = self._round = (
+                    num_collected_steps + 1,
+                    num_collected_episodes + int(dones.sum()),
+                )
+                callback.update_locals(locals())
+                continue_training = callback.on_step()
+                self._count_episodes(dones, action_noise, log_interval)
+                if not continue_training:
+                    return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
         callback.on_rollout_end()
         (steps, episodes), self._round = self._round, (0, 0)
         return RolloutReturn(steps * env.num_envs, episodes, True)
@@ -206,11 +212,10 @@ class SkillDiscovery(PersistentSAC):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
         assert self._last_skills is not None
-        observations, _ = self.policy.obs_to_tensor(self._last_obs)
-        scaled = self.policy.act(observations, self._last_skills)
+        policy, scaled = self._act(self._last_obs, self._last_skills)
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1.0, 1.0)
-        return self.policy.unscale_action(scaled), scaled
+        return policy.unscale_action(scaled), scaled
 
     def _store_transition(
         self,
@@ -224,21 +229,22 @@ class SkillDiscovery(PersistentSAC):
         assert self._last_skills is not None
         own_infos = [info | {"skill": skill} for info, skill in zip(infos, self._last_skills, strict=True)]
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, own_infos)
-        if dones.any():
+        if any(dones.tolist()):
             self._last_skills = self._last_skills.copy()
             self._last_skills[dones] = self.skill_prior.sample(int(dones.sum()), self.skill_rng)
 
     def _count_episodes(self, dones: np.ndarray, action_noise: ActionNoise | None, log_interval: int | None) -> None:
-        for index in np.flatnonzero(dones):
+        assert self._episode_steps is not None
+        self._episode_steps += 1
+        for index in (index for index, done in enumerate(dones.tolist()) if done):
+            self._episode_steps[index] = 0
             self._episode_num += 1
             if action_noise is not None:
                 action_noise.reset(**({"indices": [index]} if len(dones) > 1 else {}))
             if log_interval is not None and self._episode_num % log_interval == 0:
                 self.dump_logs()
-        assert self._episode_steps is not None
-        self._episode_steps += 1
-        self._episode_steps[dones] = 0
-        if not self._warned_of_endless and self._episode_steps.max() >= _LONG_EPISODE:
+        seldom = self.num_timesteps // len(dones) % 100 == 0
+        if seldom and not self._warned_of_endless and self._episode_steps.max() >= _LONG_EPISODE:
             self._warned_of_endless = True
             warnings.warn(
                 f"an episode has lasted {_LONG_EPISODE} steps without an end, and it follows one skill all the while: "

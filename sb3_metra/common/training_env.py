@@ -40,6 +40,8 @@ class OwnObservations(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env, index: int = 0) -> None:
         super().__init__(env)
         self._source, self._space = from_environment(index), env.observation_space
+        is_box = type(self._space) is gym.spaces.Box
+        self._shape, self._dtype = (self._space.shape, self._space.dtype) if is_box else (None, None)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As Gymnasium's ``reset``."""
@@ -51,11 +53,17 @@ class OwnObservations(gym.Wrapper[Any, Any, Any, Any]):
         """As Gymnasium's ``step``."""
         returned = self._unpack(self.env.step(action), "step", _OUTCOME)
         observation, reward, terminated, truncated, info = returned
-        check_observation(observation, self._space, self._source)
+        x = observation
+        if type(x) is not np.ndarray or x.dtype != self._dtype or x.shape != self._shape:  # most need no closer look
+            check_observation(x, self._space, self._source)
         check_outcome(reward, terminated, truncated, info, self._source)
-        return copy_observation(observation), reward, terminated, truncated, info
+        # the vectorised environment copies all others before anything changes them
+        own = copy_observation(observation) if terminated or truncated else observation
+        return own, reward, terminated, truncated, info
 
     def _unpack(self, returned: Any, method: str, names: tuple[str, ...]) -> tuple[Any, ...]:
+        if type(returned) is tuple and len(returned) == len(names):
+            return returned
         if not isinstance(returned, (tuple, list)) or len(returned) != len(names):
             got = f"{len(returned)} things" if isinstance(returned, (tuple, list)) else f"a {type(returned).__name__}"
             raise ValueError(f"{method} must return ({', '.join(names)}), got {got} {self._source}")

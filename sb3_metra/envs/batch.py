@@ -66,8 +66,30 @@ def make_batch_vec_env(
         seed=seed,
         env_kwargs=env_kwargs,
         vec_env_cls=BatchVecEnv,
-        vec_env_kwargs={"n_threads": n_threads or min(n_envs, cores)},
+        vec_env_kwargs={"n_threads": n_threads},
     )
+
+
+def make_fast_vec_env(
+    env_id: str,
+    n_envs: int = 1,
+    seed: int | None = None,
+    n_threads: int | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+) -> VecEnv:
+    """
+    Build environments as SB3's ``make_vec_env``, and in a batch where MuJoCo can simulate them together.
+
+    :param env_id: A registered environment, also as ``module:name``
+    :param n_envs: How many, at least 1
+    :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
+    :param n_threads: How many threads simulate a batch; ``None``: one for each core, and no more than environments
+    :param env_kwargs: Passed to ``gymnasium.make``
+    :return: The vectorised environment, whose episodes are monitored
+    """
+    if can_batch(env_id, env_kwargs):
+        return make_batch_vec_env(env_id, n_envs, seed, n_threads, env_kwargs)
+    return make_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
 
 
 def can_batch(env_id: Any, env_kwargs: dict[str, Any] | None = None) -> bool:
@@ -125,16 +147,17 @@ class BatchVecEnv(DummyVecEnv):
     ``render`` or ``get_state`` asks for it. Options and models are those that the environments were made with.
 
     :param env_fns: Functions that make the environments, all of one body and with the same options
-    :param n_threads: How many threads simulate
+    :param n_threads: How many threads simulate; ``None``: one for each core, and no more than environments
     """
 
-    def __init__(self, env_fns: list[Callable[[], gym.Env]], n_threads: int = 1):
+    def __init__(self, env_fns: list[Callable[[], gym.Env]], n_threads: int | None = None):
         super().__init__(env_fns)
         from sb3_metra.envs import batch_bodies  # here, because MuJoCo is loaded only when an environment is made
 
         self._stubs = [_put_stub_under(env) for env in self.envs]
         spec = self.envs[0].spec
         bodies = getattr(batch_bodies, _BODIES[str(spec and spec.entry_point)])
+        n_threads = n_threads or min(self.num_envs, count_cores())
         self._bodies = bodies([env.unwrapped for env in self.envs], n_threads)
 
     @property

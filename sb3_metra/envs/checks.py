@@ -101,9 +101,10 @@ def check_action(action: Any, shape: tuple[int, ...]) -> np.ndarray:
     :return: The action in float64
     :raises ValueError: for anything else
     """
-    if np.shape(action) != shape:
-        raise ValueError(f"action must have shape {shape}, got {np.shape(action)}.")
-    numbers = np.asarray(action, dtype=np.float64)
-    if not math.isfinite(numbers.sum()):
+    numbers = action if type(action) is np.ndarray and action.shape == shape else np.asarray(action)
+    if numbers.shape != shape:
+        raise ValueError(f"action must have shape {shape}, got {numbers.shape}.")
+    numbers = numbers.astype(np.float64)
+    if not np.vdot(numbers, numbers) < np.inf and not np.isfinite(numbers).all():
         raise ValueError(f"action must be finite numbers, got {action!r}.")
     return numbers
