@@ -99,9 +99,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.saving": LEAVES | {"sb3_metra.common.archive", "sb3_metra.common.plain"},
     "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
     "sb3_metra.common.loading": VALUES | FILES,
-    "sb3_metra.common.sac": LOOP
-    - FILES
-    - {f"sb3_metra.common.{name}" for name in ("persistent", "overlap", "skill_discovery")},
+    "sb3_metra.common.sac": {"sb3_metra.common.extractors"}
+    | (LOOP - FILES - {f"sb3_metra.common.{name}" for name in ("persistent", "overlap", "skill_discovery")}),
     "sb3_metra.common.env_state": {"sb3_metra.common.training_env"},
     "sb3_metra.common.checkpoint": FILES
     | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
