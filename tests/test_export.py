@@ -61,12 +61,9 @@ def check_equal(player: SkillPlayer, model: Any, observations: Any, n: int = 3) 
     skills, rng = model.skill_prior.evaluation_skills(n), np.random.default_rng(0)
     expected, _ = model.predict(own, state=skills, deterministic=True)
     np.testing.assert_allclose(player.act(observations, skills), expected, rtol=1e-5, atol=1e-5)
-    noise = rng.standard_normal((n, expected[0].size)).astype(np.float32)
+    noise = model.policy.actor.draw_noise(n, rng)
     tensors = {k: th.as_tensor(x) for k, x in own.items()} if isinstance(own, dict) else th.as_tensor(own)
-    conditioned = model.policy.condition(tensors, th.as_tensor(skills))
-    with th.no_grad():
-        sampled = model.policy.actor.action_log_prob(conditioned, th.as_tensor(noise))[0].numpy()
-    sampled = model.policy.unscale_action(sampled.reshape(expected.shape))
+    sampled = model.policy.unscale_action(model.policy.act(tensors, skills, noise=noise))
     assert not np.allclose(sampled, expected)
     np.testing.assert_allclose(player.act(observations, skills, noise), sampled, rtol=1e-5, atol=1e-5)
     first = {k: x[0] for k, x in observations.items()} if isinstance(observations, dict) else observations[0]
@@ -314,6 +311,21 @@ def test_dictionaries_of_which_a_part_is_normalised(tmp_path: Path) -> None:
     observations = {"n": np.array([0, 3, 1]), "flags": np.array([[0, 1], [1, 1], [0, 0]], np.int8)}
     observations["x"] = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     check_equal(SkillPlayer(tmp_path), model, observations)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", [spaces.Discrete(5, start=2), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)])
+def test_actions_that_can_be_counted(space: spaces.Space, tmp_path: Path) -> None:
+    class Choosing(Counted):
+        action_space = space
+
+    model = tiny_model(DummyVecEnv([Choosing]), "MultiInputPolicy")
+    model.export(tmp_path)
+    steps = [model.observation_space.sample() for _ in range(8)]
+    player, observations = SkillPlayer(tmp_path), {key: np.stack([x[key] for x in steps]) for key in steps[0]}
+    check_equal(player, model, observations, n=8)
+    action = player.act(steps[0], "+0")
+    assert space.contains(action if action.shape else int(action))
 
 
 class Wide(BaseFeaturesExtractor):

@@ -20,7 +20,8 @@ _N = 2  # examples that the networks are followed on
 
 class PolicyGraph(nn.Module):
     """
-    Actions in [-1, 1]: tanh(mean + std * noise). Without noise, it is the policy's mode.
+    Samples of the policy: for continuous actions tanh(mean + std * noise), for others the largest of the logits minus
+    log(noise). Noise of 0, or of 1, gives the policy's mode.
 
     :param actor: pi(a|s, z)
     """
@@ -30,13 +31,10 @@ class PolicyGraph(nn.Module):
         self.actor = actor
 
     def forward(self, observation: Any, skill: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        mean, log_std, _ = self.actor.get_action_dist_params(  # type: ignore[operator]
-            {"observation": observation, "skill": skill}
-        )
-        return th.tanh(mean + log_std.exp() * noise)
+        return self.actor({"observation": observation, "skill": skill}, noise=noise)
 
 
-def write_policy(path: Path, actor: nn.Module, space: spaces.Space, skill_dim: int, action_dim: int) -> None:
+def write_policy(path: Path, actor: nn.Module, space: spaces.Space, skill_dim: int, noise_dim: int) -> None:
     """
     Write a policy: ``observation`` (or ``observation.KEY`` for each key), ``skill`` and ``noise`` to ``action``.
 
@@ -44,10 +42,10 @@ def write_policy(path: Path, actor: nn.Module, space: spaces.Space, skill_dim: i
     :param actor: pi(a|s, z)
     :param space: of observations
     :param skill_dim: components of a skill
-    :param action_dim: components of an action
+    :param noise_dim: draws that a sample is made of
     :raises ValueError: if ONNX cannot express it
     """
-    inputs = {"observation": _examples(space), "skill": th.zeros(_N, skill_dim), "noise": th.zeros(_N, action_dim)}
+    inputs = {"observation": _examples(space), "skill": th.zeros(_N, skill_dim), "noise": th.ones(_N, noise_dim)}
     _write(path, PolicyGraph(_copy(actor)), inputs, "action", actor)
 
 

@@ -56,7 +56,7 @@ def export_skills(
     (target / NAME).unlink(missing_ok=True)  # until the folder is whole, it is none
     names = write_unpacked(target, _attributes(model), _weights(model), type(model).__name__)
     if onnx:
-        names += _write_networks(model, target)
+        names += _write_networks(model, target, contract["noise"]["size"])
     write_json(target / NAME, contract | {"files": describe_files(target, names)})
     if onnx:
         try:
@@ -67,10 +67,10 @@ def export_skills(
     return sha256(target / NAME)
 
 
-def _write_networks(model: Any, target: Path) -> list[str]:
+def _write_networks(model: Any, target: Path, noise_size: int) -> list[str]:
     """Write networks and player, and return the names of their files."""
-    space, action_dim = model.observation_space, int(np.prod(model.action_space.shape))
-    write_policy(target / POLICY, model.policy.actor, space, model.skill_prior.dim, action_dim)
+    space = model.observation_space
+    write_policy(target / POLICY, model.policy.actor, space, model.skill_prior.dim, noise_size)
     (target / PHI).unlink(missing_ok=True)
     (target / PLAYER).write_bytes(Path(__file__).with_name(PLAYER).read_bytes())
     if (phi := getattr(model.objective, "phi", None)) is None:
@@ -129,7 +129,8 @@ def _compare(model: Any, folder: Path) -> None:
     observations = _samples(model.observation_space)
     known = observations if model.normalization is None else model.normalization.normalize(observations)
     skills = model.skill_prior.evaluation_skills(3, np.random.default_rng(0))
-    half = np.maximum((model.action_space.high - model.action_space.low) / 2, 1e-30)
+    acts = model.action_space
+    half = np.maximum((acts.high - acts.low) / 2, 1e-30) if isinstance(acts, spaces.Box) else 1.0
     expected = model.predict(known, state=skills, deterministic=True)[0] / half
     _check_close(player.act(observations, skills) / half, expected, model.policy.actor)
     if hasattr(model, "encode"):
