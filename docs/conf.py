@@ -16,7 +16,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "results/*/results.md"]  # pages that others include
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
