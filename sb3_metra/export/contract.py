@@ -100,6 +100,8 @@ def describe_space(space: spaces.Space) -> dict[str, Any]:
     for name in ("n", "nvec"):
         if hasattr(space, name):
             described[name] = np.asarray(getattr(space, name)).tolist()
+    if np.any(start := getattr(space, "start", 0)):
+        described["start"] = np.asarray(start).tolist()
     return described
 
 

@@ -20,7 +20,8 @@ _N = 2  # examples that the networks are followed on
 
 class PolicyGraph(nn.Module):
     """
-    Actions in [-1, 1]: tanh(mean + std * noise). Without noise, it is the policy's mode.
+    What an action follows from; without noise, the policy's mode. Continuous actions, in [-1, 1], are
+    tanh(mean + std * noise); of discrete ones, it is that with the largest of logits + noise.
 
     :param actor: pi(a|s, z)
     """
@@ -30,9 +31,10 @@ class PolicyGraph(nn.Module):
         self.actor = actor
 
     def forward(self, observation: Any, skill: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        mean, log_std, _ = self.actor.get_action_dist_params(  # type: ignore[operator]
-            {"observation": observation, "skill": skill}
-        )
+        conditioned = {"observation": observation, "skill": skill}
+        if hasattr(self.actor, "get_logits"):
+            return self.actor.get_logits(conditioned) + noise  # type: ignore[operator]
+        mean, log_std, _ = self.actor.get_action_dist_params(conditioned)  # type: ignore[operator]
         return th.tanh(mean + log_std.exp() * noise)
 
 
@@ -44,7 +46,7 @@ def write_policy(path: Path, actor: nn.Module, space: spaces.Space, skill_dim: i
     :param actor: pi(a|s, z)
     :param space: of observations
     :param skill_dim: components of a skill
-    :param action_dim: components of an action
+    :param action_dim: components of the noise, those of a continuous action, or the number of discrete ones
     :raises ValueError: if ONNX cannot express it
     """
     inputs = {"observation": _examples(space), "skill": th.zeros(_N, skill_dim), "noise": th.zeros(_N, action_dim)}

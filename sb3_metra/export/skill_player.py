@@ -47,18 +47,23 @@ class SkillPlayer:
 
         :param observation: one, or a batch of n, as the environment gives it: an array, or a dictionary of arrays
         :param skill: a name from ``skills``, or a vector, (skill_dim,), or one for each observation, (n, skill_dim)
-        :param noise: draws from the standard normal distribution for a sampled action, as many as it has components;
-            ``None``: the policy's mode
+        :param noise: draws from the standard normal distribution for a sampled action, as many as it has components; of
+            the Gumbel distribution for a discrete one, as many as there are actions; ``None``: the policy's mode
         :return: the action, or n of them
         :raises ValueError: if one of them has another shape, or is not finite
         """
         inputs, n, batched = self._read(observation)
-        size = int(np.prod(self._actions["shape"], dtype=int))
+        sizes = self._sizes()
+        size = int(np.prod(self._actions["shape"] if sizes is None else sizes, dtype=int))
         inputs["skill"] = self._vectors("skill", self._named(skill), n, self.skill_dim)
         inputs["noise"] = self._vectors("noise", np.zeros(size) if noise is None else noise, n, size)
-        (scaled,) = self._policy.run(None, inputs)
+        scaled = _run(self._policy, inputs)
         if not np.isfinite(scaled).all():
             raise ValueError("actions must be finite, got NaN or infinity from the policy")
+        if sizes is not None:
+            digits = np.stack(np.unravel_index(scaled.argmax(axis=1), sizes), axis=1) + self._actions.get("start", 0)
+            actions = digits.reshape(n, *self._actions["shape"]).astype(self._actions["dtype"])
+            return actions if batched else actions[0]
         low, high = (np.array(self._actions[name], np.float32) for name in ("low", "high"))
         actions = low + 0.5 * (scaled.reshape(n, *self._actions["shape"]) + 1.0) * (high - low)
         actions = np.clip(actions, low, high).astype(self._actions["dtype"])
@@ -75,8 +80,15 @@ class SkillPlayer:
         if self._phi is None:
             raise ValueError(f"phi must have been exported to encode, but {self.contract['algorithm']} learns none")
         inputs, _, batched = self._read(observation)
-        (latents,) = self._phi.run(None, inputs)
+        latents = _run(self._phi, inputs)
         return latents if batched else latents[0]
+
+    def _sizes(self) -> list[int] | None:
+        """How many values each component of a discrete action has; ``None`` if actions are continuous."""
+        kind, space = self._actions["type"], self._actions
+        known = {"Discrete": lambda: [space["n"]], "MultiDiscrete": lambda: space["nvec"]}
+        known |= {"MultiBinary": lambda: [2] * space["shape"][0]}
+        return known[kind]() if kind in known else None
 
     def _read_contract(self, sha256: str | None) -> dict[str, Any]:
         path = self.folder / "skills.json"
@@ -151,3 +163,10 @@ class SkillPlayer:
         dtype = np.float32 if statistics is not None or np.dtype(space["dtype"]).kind == "f" else space["dtype"]
         array = np.ascontiguousarray(array, dtype)
         return (array if batched else array[None]), batched
+
+
+def _run(network: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """What a network gives; it has no input for what it does not look at, such as a desired goal."""
+    known = {known.name for known in network.get_inputs()}
+    (output,) = network.run(None, {name: x for name, x in inputs.items() if name in known})
+    return output

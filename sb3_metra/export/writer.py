@@ -51,8 +51,9 @@ def export_skills(
     contract = make_contract(model, skills, metadata_of(env or model.get_env()), license)
     (target / NAME).unlink(missing_ok=True)  # until the folder is whole, it is none
     names = write_unpacked(target, _attributes(model), _weights(model), type(model).__name__)
-    space, action_dim = model.observation_space, int(np.prod(model.action_space.shape))
-    write_policy(target / POLICY, model.policy.actor, space, model.skill_prior.dim, action_dim)
+    space, actor = model.observation_space, model.policy.actor
+    action_dim = actor.draw_noise(1, np.random.default_rng(0)).shape[1]
+    write_policy(target / POLICY, actor, space, model.skill_prior.dim, action_dim)
     names.append(POLICY)
     (target / PHI).unlink(missing_ok=True)
     if (phi := getattr(model.objective, "phi", None)) is not None:
@@ -118,7 +119,8 @@ def _compare(model: Any, folder: Path) -> None:
     observations = _samples(model.observation_space)
     known = observations if model.normalization is None else model.normalization.normalize(observations)
     skills = model.skill_prior.evaluation_skills(3, np.random.default_rng(0))
-    half = np.maximum((model.action_space.high - model.action_space.low) / 2, 1e-30)
+    continuous = isinstance(model.action_space, spaces.Box)
+    half = np.maximum((model.action_space.high - model.action_space.low) / 2, 1e-30) if continuous else 1.0
     expected = model.predict(known, state=skills, deterministic=True)[0] / half
     _check_close(player.act(observations, skills) / half, expected, model.policy.actor)
     if hasattr(model, "encode"):
