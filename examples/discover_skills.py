@@ -5,7 +5,6 @@ import argparse
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 
-import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA
 from sb3_metra.evaluation import policy_state_coverage, rollout_skills
 from sb3_metra.evaluation.plotting import plot_trajectories

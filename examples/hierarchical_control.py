@@ -6,7 +6,6 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA
 from sb3_metra.downstream import SkillActionVecWrapper  # registers the tasks, too
 

@@ -32,7 +32,7 @@ args = parser.parse_args()
 
 
 def make_env() -> gym.Env:
-    """Any environment with a Box action space will do; coordinates are needed for measuring only."""
+    """Any environment of Gymnasium will do; coordinates are needed for measuring only."""
     return AngleAsCoordinate(gym.make("Pendulum-v1"))
 
 

@@ -4,7 +4,6 @@ import argparse
 
 from stable_baselines3.common.env_util import make_vec_env
 
-import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA
 from sb3_metra.evaluation import evaluate_goals, sample_goals
 from sb3_metra.evaluation.plotting import plot_goals

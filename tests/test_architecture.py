@@ -15,8 +15,10 @@ MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 # Modules that stand for themselves; every other module may import the versions it needs checked.
-LEAVES = {f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files", "inputs", "arguments")}
-SPACES = {"sb3_metra.common.spaces", "sb3_metra.common.checks"}
+LEAVES = {
+    f"sb3_metra.common.{name}" for name in ("type_aliases", "versions", "files", "inputs", "arguments", "goal_spaces")
+}
+SPACES = {f"sb3_metra.common.{name}" for name in ("spaces", "checks", "counted_actions")}
 VALUES = LEAVES | SPACES | {"sb3_metra.common.skills", "sb3_metra.common.dual"}
 NETWORKS = VALUES | {"sb3_metra.common.networks"}
 OBJECTIVE = NETWORKS | {"sb3_metra.common.objective", "sb3_metra.common.representation"}
@@ -26,7 +28,7 @@ FILES = {
     f"sb3_metra.common.{name}"
     for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "policy_file", "normalization")
 }
-POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "policy_file", "prediction")}
+POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "categorical", "policy_file", "prediction")}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 WORKERS = {"sb3_metra.common.workers"}
 LOOP = (
@@ -44,16 +46,18 @@ LOOP = (
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
 EVALUATION = {"sb3_metra.evaluation*"} | ASKED
 ROOMS = {"sb3_metra", "sb3_metra.algorithms*", "sb3_metra.envs*", "sb3_metra.hyperparams"}
-ROOMS |= {"sb3_metra.downstream*"}
+ROOMS |= {"sb3_metra.downstream*", "sb3_metra.doctor*", "sb3_metra.export*", "sb3_metra.pretrained"}
 PROGRAMS = LOOP | EVALUATION | ROOMS
 
 # The first pattern that fits a module says what of the package it may import. A new module needs a line here.
 ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra": {
         "sb3_metra.algorithms",
+        "sb3_metra.envs",
         "sb3_metra.common.plain",
         "sb3_metra.common.policies",
         "sb3_metra.common.versions",
+        "sb3_metra.pretrained",
     },
     "sb3_metra.common": set(),
     "sb3_metra.common.type_aliases": set(),
@@ -62,9 +66,11 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.last_words": set(),
     "sb3_metra.common.workers": {"sb3_metra.common.last_words"},
     "sb3_metra.common.inputs": {"sb3_metra.common.arguments"},
+    "sb3_metra.common.goal_spaces": set(),
     "sb3_metra.common.skill_model": {"sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.common.arguments": set(),
-    "sb3_metra.common.spaces": {"sb3_metra.common.checks"},
+    "sb3_metra.common.counted_actions": set(),
+    "sb3_metra.common.spaces": SPACES,
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
@@ -75,6 +81,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.skill_counts": LEAVES,
     "sb3_metra.common.representation": OBJECTIVE,
     "sb3_metra.common.actor_critic": OBJECTIVE,
+    "sb3_metra.common.categorical": OBJECTIVE | {"sb3_metra.common.actor_critic"},
     "sb3_metra.common.policies": OBJECTIVE | FILES | POLICY,
     "sb3_metra.common.policy_file": {"sb3_metra.common.archive", "sb3_metra.common.saving"},
     "sb3_metra.common.prediction": LEAVES,
@@ -93,16 +100,16 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.saving": LEAVES | {"sb3_metra.common.archive", "sb3_metra.common.plain"},
     "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
     "sb3_metra.common.loading": VALUES | FILES,
-    "sb3_metra.common.sac": LOOP
-    - FILES
-    - {f"sb3_metra.common.{name}" for name in ("persistent", "overlap", "skill_discovery")},
+    "sb3_metra.common.sac": {"sb3_metra.common.extractors"}
+    | (LOOP - FILES - {f"sb3_metra.common.{name}" for name in ("persistent", "overlap", "skill_discovery")}),
     "sb3_metra.common.env_state": {"sb3_metra.common.training_env"},
     "sb3_metra.common.checkpoint": FILES
     | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
     "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.overlap", "sb3_metra.common.skill_discovery"},
     "sb3_metra.common.overlap": LOOP - {"sb3_metra.common.skill_discovery"},
-    "sb3_metra.common.skill_discovery": LOOP,
-    "sb3_metra.common.representation_discovery": LOOP,
+    "sb3_metra.common.skill_discovery": LOOP | {"sb3_metra.export"},
+    "sb3_metra.common.prompts": ARRAYS | LEAVES,
+    "sb3_metra.common.representation_discovery": LOOP | {"sb3_metra.common.prompts"},
     "sb3_metra.common.successor_features": LOOP | {"sb3_metra.common.representation_discovery"},
     "sb3_metra.algorithms": {"sb3_metra.algorithms.*", "sb3_metra.common.skill_discovery"} | FILES,
     "sb3_metra.algorithms.genda": LOOP
@@ -112,21 +119,31 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
+    "sb3_metra.doctor*": EVALUATION | {"sb3_metra.doctor*"},
     "sb3_metra.hyperparams": set(),
+    "sb3_metra.export.skill_player": set(),  # is copied, and runs without this package
+    "sb3_metra.export*": {"sb3_metra.export*"} | FILES | ASKED,
     "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
+    "sb3_metra.pretrained": {"sb3_metra.algorithms"} | LEAVES,
     "sb3_metra.zoo_files": set(),
     "sb3_metra.zoo_input": LEAVES,
     "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch"},
     "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_*"},
+    "sb3_metra.study*": PROGRAMS | {"sb3_metra.study*", "sb3_metra.zoo_files", "sb3_metra.zoo_input"},
     "sb3_metra.headless": {"sb3_metra.envs"},
     "sb3_metra.demo": PROGRAMS | {"sb3_metra.headless"},
-    "sb3_metra.commands*": PROGRAMS | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"},
-    "sb3_metra.cli": {"sb3_metra", "sb3_metra.commands*"},
+    "sb3_metra.commands*": PROGRAMS
+    | {"sb3_metra.zoo", "sb3_metra.demo", "sb3_metra.headless", "sb3_metra.commands*"}
+    | {"sb3_metra.study*"},
+    "sb3_metra.cli": {"sb3_metra", "sb3_metra.commands*", "sb3_metra.pretrained"},
 }
 
 # Packages that only one room may import, so that the others work without them.
 ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "matplotlib": {"sb3_metra.evaluation.plotting*"},
+    "onnx": {"sb3_metra.export.*"},
+    "onnxruntime": {"sb3_metra.export.skill_player"},
+    "huggingface_hub": {"sb3_metra.export.hub"},
     "rliable": {"sb3_metra.evaluation.aggregate"},
     "imageio": {"sb3_metra.evaluation.video"},
     "PIL": {"sb3_metra.evaluation.video", "sb3_metra.evaluation.report_page.film"},
@@ -136,10 +153,13 @@ ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "rl_zoo3": {"sb3_metra.zoo", "sb3_metra.zoo_runs"},
     "sb3_contrib": {"sb3_metra.zoo"},
     "optuna": {"sb3_metra.zoo"},
+    "ray": {"sb3_metra.study.on_ray"},
+    "submitit": {"sb3_metra.study.on_slurm"},
     "mujoco": {"sb3_metra.envs*"},
     "dm_control": {"sb3_metra.envs*"},
     "shimmy": {"sb3_metra.envs*"},
     "gymnasium_robotics": {"sb3_metra.envs*"},
+    "minigrid": {"sb3_metra.envs*"},
 }
 
 
@@ -285,10 +305,17 @@ def test_what_is_too_long_is_caught(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    """``import sb3_metra`` loads the algorithm, and neither environments, pictures, the zoo nor MuJoCo."""
-    rooms = ("envs", "evaluation", "downstream", "zoo", "commands", "cli", "demo")
+    """
+    ``import sb3_metra`` loads the algorithms and the environments' names, and neither the environments themselves nor
+    pictures, the zoo or MuJoCo; an algorithm finds an environment by its name then.
+    """
+    rooms = ["envs.point", "envs.locomotion", "evaluation", "downstream", "doctor", "export", "study"]
+    rooms += ["zoo", "commands", "cli", "demo"]
     heavy = [*(f"{PACKAGE}.{room}" for room in rooms), *(set(ALLOWED_OUTSIDE) - {"cv2"})]
-    code = f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules])"
+    code = (
+        f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules]); "
+        f"print({PACKAGE}.METRA('MlpPolicy', 'sb3_metra/PointMass-v0', buffer_size=256, device='cpu').action_space)"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.splitlines() == ["[]", "Box(-1.0, 1.0, (2,), float32)"]

@@ -293,9 +293,17 @@ def test_networks_that_are_not_finite(
     assert same(state_of(model), state_of(loaded))
 
 
-def test_a_large_observation_is_named() -> None:
-    """Single precision holds 1e17 and its square, but not what networks make of it."""
-    model = tiny_model(DummyVecEnv([lambda: Scripted(bad=(1, 2), value=1e17)]), batch_size=64, gradient_steps=8)
-    with pytest.raises(ValueError, match=r"must be finite, got .*; replay holds an observation of 1e\+17"):
-        model.learn(1_000)
-    assert all(x.isfinite().all() for x in state_of(model).values())
+def spiked(value: float, normalize: bool = False) -> METRA:
+    env = DummyVecEnv([lambda: Scripted(bad=(1, 2), value=value)])
+    return tiny_model(VecNormalize(env) if normalize else env, batch_size=64, gradient_steps=8)
+
+
+def test_an_observation_too_large_to_learn_from_is_refused_at_once() -> None:
+    """Single precision holds 1e10 and its square, but not the squares of gradients."""
+    with pytest.raises(ValueError, match=r"observation must lie within -1e\+09 and 1e\+09, .* got 1e\+10"):
+        spiked(1e10).learn(1_000)
+    assert all(x.isfinite().all() for x in state_of(spiked(9e8).learn(1_000)).values())
+
+
+def test_normalization_makes_larger_observations_fit() -> None:
+    assert all(x.isfinite().all() for x in state_of(spiked(1e10, normalize=True).learn(1_000)).values())

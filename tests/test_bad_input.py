@@ -95,12 +95,31 @@ ARGUMENTS: dict[str, tuple[str, list[Any]]] = {
         'must be a number of at least 0, "auto" to learn it',
         ["aut", "automatic", "auto_", "auto_x", "auto_0", "auto_-1", "auto0.1", "nan", -1, NAN, INF, None, True, [1]],
     ),
-    "target_entropy": ('must be a finite number or "auto"', ["low", None, NAN, INF, True, [1], np.zeros(2)]),
+    "target_entropy": (
+        'must be a finite number, "auto" or a share',
+        ["low", "auto_", "auto_x", "auto_nan", "auto0.5", None, NAN, INF, True, [1], np.zeros(2)],
+    ),
     "random_warmup": (FLAG, NO_FLAGS),
     "bfloat16": (FLAG, NO_FLAGS),
     "tf32": (FLAG, NO_FLAGS),
     "cuda_graph": (FLAG, NO_FLAGS),
     "overlap": (FLAG, NO_FLAGS),
+    "actor_observation": (
+        "must be ",
+        [
+            1,
+            "x",
+            [],
+            ["-z"],
+            [True],
+            [True, False, 1],
+            [False, False, False],
+            ["-x", "y"],
+            np.ones(3),
+            lambda x: 1,
+            lambda: 1,
+        ],
+    ),
     "stats_window_size": (AT_LEAST_1, [0, *NO_INTEGERS]),
     "tensorboard_log": ("must be a path", [1, True, ["logs"]]),
     "policy_kwargs": ("must be a dictionary of arguments by name", NO_DICTS),
@@ -335,7 +354,11 @@ def test_policies_that_are_none(policy: Any) -> None:
         ("MlpPolicy", spaces.Dict({"a": VECTOR}), "MultiInputPolicy"),
         ("CnnPolicy", spaces.Dict({"a": IMAGE}), "MultiInputPolicy"),
         ("MultiInputPolicy", VECTOR, "policy must be MlpPolicy or CnnPolicy .* got MultiInputPolicy"),
-        ("MultiInputPolicy", spaces.Dict({"a": spaces.Box(0, 255, (3, 20, 20), np.uint8)}), "got CombinedExtractor"),
+        (
+            "MultiInputPolicy",
+            spaces.Dict({"a": spaces.Box(0, 255, (3, 35, 64), np.uint8)}),
+            "a must be an image of at least 36x36 pixels in a dictionary, got shape .*FlattenObservation",
+        ),
     ],
 )
 def test_policies_for_other_observations(policy: str, space: spaces.Space, message: str) -> None:
@@ -374,11 +397,9 @@ HUGE = np.finfo(np.float32).max
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Discrete(3), "only continuous actions"),
-        (spaces.MultiDiscrete([2, 2]), "only continuous actions"),
-        (spaces.MultiBinary(2), "only continuous actions"),
-        (spaces.Dict({"a": UNIT}), "only continuous actions"),
-        (spaces.Box(-10, 10, (2,), np.int64), "integers are not supported yet"),
+        (spaces.Dict({"a": UNIT}), "only Discrete, MultiDiscrete, MultiBinary are"),
+        (spaces.Text(5), "only Discrete, MultiDiscrete, MultiBinary are"),
+        (spaces.Box(-10, 10, (2,), np.int64), "integers are a MultiDiscrete"),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), "finite lower and upper bound"),
         (spaces.Box(-HUGE, HUGE, (2,), np.float32), "finite lower and upper bound"),
         (spaces.Box(np.zeros(2, np.float32), np.array([1, 0], np.float32)), "each lower bound must be below"),
@@ -394,11 +415,6 @@ def test_other_action_spaces(space: spaces.Space, message: str) -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Box(-1, 1, (), np.float32), "a scalar is not supported yet"),
-        (
-            spaces.Dict({"a": spaces.Box(-1, 1, (), np.float32)}),
-            "'a' of observation_space .* a scalar is not supported",
-        ),
         (spaces.Box(-1, 1, (0,), np.float32), "it has no components"),
         (spaces.Dict({}), "at least one observation"),
         (spaces.Dict({"a": spaces.Dict({"b": VECTOR})}), "'a' of observation_space .* nested inside .* FlattenObserv"),
@@ -407,9 +423,10 @@ def test_other_action_spaces(space: spaces.Space, message: str) -> None:
         (spaces.Text(5), "only Box, Discrete"),
         (spaces.Graph(VECTOR, None), "only Box, Discrete"),
         (spaces.Sequence(VECTOR), "only Box, Discrete"),
-        (spaces.Discrete(4, start=1), "it must start at 0"),
-        (spaces.MultiDiscrete([[2, 3], [4, 5]]), "it must have one axis"),
-        (spaces.MultiDiscrete([2, 3], start=[1, 1]), "it must start at 0"),
+        (
+            spaces.MultiDiscrete([[2, 3], [4, 5]]),
+            "it must have one axis: wrap .* FlattenObservation",
+        ),
         (spaces.Dict({"a.b": VECTOR}), "keys must be strings without dots"),
         (spaces.Dict({"items": VECTOR}), "'items' cannot name a module"),
         (spaces.Dict({"a": IMAGE, "b": LAST}), "all have their channels first, or all last"),

@@ -213,7 +213,7 @@ def skills(*values: Any) -> list[Step]:
     [
         ("next_obs", with_one((2, 3), np.inf), "observation must be finite, got NaN or infinity from the environment"),
         ("obs", with_one((2, 3), np.nan), "observation must be finite"),
-        ("next_obs", with_one((2, 3), 1e200), r"observation must lie within -1e\+18 and 1e\+18, .* got 1e\+200"),
+        ("next_obs", with_one((2, 3), 1e200), r"observation must lie within -1e\+09 and 1e\+09, .* got 1e\+200"),
         ("next_obs", with_one((2, 3), -1e20), r"observation must lie within .* got -1e\+20"),
         ("next_obs", with_one((2, 3), 1e20).astype(np.float32), r"observation must lie within .* got 1e\+20"),
         ("next_obs", np.zeros((2, 1)), r"observation must have shape \(2, 3\), got \(2, 1\)"),
@@ -262,8 +262,8 @@ def test_bad_transitions_are_refused_and_nothing_is_kept(name: str, value: Any, 
     assert buffer.pos == before[1]["pos"] + 1
 
 
-@pytest.mark.parametrize("value", [9.9e17, -9.9e17, 1e-300])
-def test_large_numbers_that_single_precision_can_square_are_taken(value: float) -> None:
+@pytest.mark.parametrize("value", [9.9e8, -9.9e8, 1e-300])
+def test_large_numbers_that_can_be_learnt_from_are_taken(value: float) -> None:
     buffer = SkillReplayBuffer(8, VECTOR, ACTIONS, "cpu", 2, skill_dim=2)
     buffer.add(**(good_step() | {"next_obs": np.full((2, 3), value)}))
     assert np.isfinite(buffer.next_observations**2).all()
@@ -511,3 +511,12 @@ def test_files_of_earlier_versions_load(kind: str) -> None:
     assert old.pos == buffer.pos == 5
     assert np.array_equal(old._episodes.first(rows, envs, 5), buffer._episodes.first(rows, envs, 5))
     assert np.array_equal(old._episodes.remaining(rows, envs, 4), buffer._episodes.remaining(rows, envs, 4))
+
+
+def test_samples_lie_where_tensors_lie() -> None:
+    """Products depend in their last bits on where an array lies, which NumPy leaves to chance: a run would, too."""
+    buffer = SkillReplayBuffer(64, VECTOR, ACTIONS, "cpu", 1, skill_dim=2)
+    fill(buffer, 8)
+    samples = [buffer.sample(n) for n in range(1, 40)]
+    places = [x.data_ptr() for sample in samples for x in sample if isinstance(x, th.Tensor)]
+    assert {place % 64 for place in places} == {0}

@@ -159,11 +159,14 @@ SPACES: list[spaces.Space] = [
     spaces.Box(-5, 5, (3,), np.int32),
     spaces.Box(0, 255, (3,), np.uint8),
     spaces.Box(-1.0, 1.0, (2, 3), np.float32),
+    spaces.Box(-1.0, 1.0, (), np.float32),
     spaces.Discrete(4),
+    spaces.Discrete(4, start=-2),
     spaces.MultiDiscrete([4, 3]),
+    spaces.MultiDiscrete([4, 3], start=[1, -7]),
     spaces.MultiBinary(8),
     spaces.MultiBinary((3, 2)),
-    spaces.Dict({"a": BOX32, "b": BOX64}),
+    spaces.Dict({"a": BOX32, "b": BOX64, "c": spaces.Box(0.0, 9.0, (), np.float64)}),
     spaces.Dict({"img": IMAGE, "vec": BOX32, "discrete": spaces.Discrete(4)}),
     spaces.Dict({"img": LAST, "vec": BOX32, "multi": spaces.MultiDiscrete([2, 2]), "bits": spaces.MultiBinary(2)}),
 ]
@@ -194,11 +197,11 @@ def test_types_of_actions(observations: spaces.Box, actions: spaces.Box) -> None
     assert actions.contains(action)
 
 
-def test_nested_dictionaries_and_other_actions_fail_as_in_sb3() -> None:
+def test_nested_dictionaries_and_dictionaries_of_actions_fail_as_in_sb3() -> None:
     with pytest.raises(NotImplementedError):
         METRA("MultiInputPolicy", Samples(spaces.Dict({"a": spaces.Dict({"b": BOX32})})), **TINY)
     with pytest.raises(AssertionError):
-        METRA("MlpPolicy", "CartPole-v1", **TINY)
+        METRA("MlpPolicy", Samples(BOX32, spaces.Dict({"a": BOX32})), **TINY)
 
 
 def test_a_dictionary_of_one_vector_is_that_vector() -> None:

@@ -161,3 +161,61 @@ class Chores(PointMassEnv):
 
     def goal_observation(self, goal: Any) -> np.ndarray:
         return np.array({"east": [1.5, 0.0], "north": [0.0, 1.5]}[goal], np.float32)
+
+
+class Grid(gym.Env):
+    """
+    Places of a grid of 9 by 9, from its middle; the actions go right, left, up and down, or each axis back or forth.
+
+    :param actions: ``Discrete(4)``, or two components of the values back, stay and forth, or back and forth
+    :param length: steps of an episode
+    """
+
+    metadata: dict[str, Any] = {"render_modes": [], "goal_range": 4.0}  # noqa: RUF012  # as in Gymnasium
+    observation_space = spaces.Box(-4.0, 4.0, (2,), np.float32)
+
+    def __init__(self, actions: spaces.Space | None = None, length: int = 8) -> None:
+        self.action_space = spaces.Discrete(4) if actions is None else actions
+        self.length = length
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.place, self.steps = np.zeros(2), 0
+        return self._observation()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        if isinstance(self.action_space, spaces.Discrete):
+            move = [(1, 0), (-1, 0), (0, 1), (0, -1)][action - self.action_space.start]
+        elif isinstance(self.action_space, spaces.MultiBinary):
+            move = tuple(2 * action.astype(int) - 1)
+        else:
+            move = tuple(action - self.action_space.start - 1)  # type: ignore[attr-defined]
+        self.place, self.steps = np.clip(self.place + move, -4, 4), self.steps + 1
+        observation, info = self._observation()
+        return observation, 0.0, False, self.steps == self.length, info
+
+    def get_state(self) -> dict[str, Any]:
+        return {"place": self.place.copy(), "steps": self.steps}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.place, self.steps = state["place"].copy(), state["steps"]
+
+    def goal_observation(self, goal: Any) -> np.ndarray:
+        return np.asarray(goal, np.float32)
+
+    def _observation(self) -> tuple[np.ndarray, dict[str, Any]]:
+        return self.place.astype(np.float32), {"coordinates": self.place.copy()}
+
+
+COUNTED = {
+    "Discrete": spaces.Discrete(4),
+    "start": spaces.Discrete(4, start=-2),
+    "MultiDiscrete": spaces.MultiDiscrete([3, 3], start=[0, 5]),
+    "MultiBinary": spaces.MultiBinary(2),
+}
+
+
+def grids(kind: str = "Discrete", n: int = 2, length: int = 8) -> VecEnv:
+    """Grids whose actions are counted, see ``COUNTED``."""
+    return DummyVecEnv([lambda: Grid(COUNTED[kind], length) for _ in range(n)])

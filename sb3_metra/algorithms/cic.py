@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv
@@ -13,7 +14,7 @@ from sb3_metra.common.arguments import FLAG, integer
 from sb3_metra.common.networks import Representation, make_mlp
 from sb3_metra.common.particle_entropy import ParticleEntropy
 from sb3_metra.common.policies import SkillPolicy
-from sb3_metra.common.representation import RepresentationObjective
+from sb3_metra.common.representation import RepresentationObjective, draw_along
 from sb3_metra.common.representation_discovery import RepresentationDiscovery
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.spectral_norm import normalize_spectrally
@@ -50,9 +51,8 @@ class CICObjective(RepresentationObjective):
         :param batch: transitions
         :return: the loss, and what to log
         """
-        pair = th.cat([self.phi(batch.observations), self.phi(batch.next_observations)], dim=1)
-        query, key = self.skill_encoder(batch.skills), self.predictor(pair)
-        logits = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T / _TEMPERATURE
+        key = self.features(self.phi(batch.observations), self.phi(batch.next_observations))
+        logits = F.normalize(self.skill_encoder(batch.skills), dim=1) @ key.T / _TEMPERATURE
         others = (logits.exp().sum(dim=1) - math.exp(1.0 / _TEMPERATURE)).clamp(min=_EPSILON)
         cpc_loss = (others + _EPSILON).log() - logits.diagonal()
         phi_loss = cpc_loss.mean()
@@ -68,6 +68,14 @@ class CICObjective(RepresentationObjective):
         """
         return self.entropy(self.phi(batch.observations), self.phi(batch.next_observations))
 
+    def features(self, latents: th.Tensor, next_latents: th.Tensor) -> th.Tensor:
+        """As the parent's, but the code of a transition, a unit vector."""
+        return F.normalize(self.predictor(th.cat([latents, next_latents], dim=1)), dim=1)
+
+    def skill_along(self, direction: np.ndarray) -> np.ndarray:
+        """As the parent's: the skill, of fixed draws from p(z), whose code agrees best with the direction."""
+        return draw_along(self.prior, self.skill_encoder, direction)
+
 
 class CIC(RepresentationDiscovery):
     """
@@ -81,7 +89,7 @@ class CIC(RepresentationDiscovery):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill (discrete: the number of skills)
     :param discrete: one-hot skills instead of continuous ones
     :param unit_skills: continuous skills on the unit sphere instead of Gaussian ones

@@ -87,7 +87,7 @@ class CSD(RepresentationDiscovery):
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`; observations without images
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill (discrete: the number of skills)
     :param discrete: one-hot skills instead of continuous ones
     :param dual_lambda: initial multiplier lambda of the constraint

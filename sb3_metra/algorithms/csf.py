@@ -68,7 +68,7 @@ class CSF(SuccessorFeatures):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill (discrete: the number of skills)
     :param discrete: one-hot skills instead of continuous ones
     :param contrast_coef: xi, weight of the contrast with other skills

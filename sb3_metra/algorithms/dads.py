@@ -92,7 +92,7 @@ class DADS(SkillDiscovery):
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`; observations without images
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill (discrete: the number of skills)
     :param discrete: one-hot skills instead of continuous ones
     :param gaussian_skills: continuous skills from the standard normal distribution instead of uniform ones in [-1, 1]

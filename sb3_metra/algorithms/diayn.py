@@ -93,7 +93,7 @@ class DIAYN(SkillDiscovery):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: number of skills (continuous: components of a skill)
     :param discrete: one-hot skills; otherwise skills from the standard normal distribution
     :param subtract_log_prior: reward log q(z|s') - log p(z) instead of log q(z|s')

@@ -81,7 +81,7 @@ class LSD(RepresentationDiscovery):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill (discrete: the number of skills)
     :param discrete: one-hot skills instead of continuous ones
     :param iterate_each_pass: iterate the power method in each forward pass, as the authors' code does

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv
@@ -54,7 +53,17 @@ class VISRObjective(RepresentationObjective):
         :return: (batch, dim), without gradient
         """
         phi = self.phi(batch.observations)
-        return F.normalize(phi, dim=1) if self.normalize_features else phi
+        return self.features(phi, phi)
+
+    def features(self, latents: th.Tensor, next_latents: th.Tensor) -> th.Tensor:
+        """
+        phi(s'), or its direction: a goal's skill is argmax_z <phi(g), z>, wherever it begins.
+
+        :param latents: phi(s), which makes no difference, (batch, dim)
+        :param next_latents: phi(s'), (batch, dim)
+        :return: (batch, dim)
+        """
+        return F.normalize(next_latents, dim=1) if self.normalize_features else next_latents
 
 
 class VISR(SuccessorFeatures):
@@ -69,7 +78,7 @@ class VISR(SuccessorFeatures):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill
     :param discrete: must be ``False``
     :param unit_skills: must be ``True``
@@ -101,15 +110,3 @@ class VISR(SuccessorFeatures):
     def make_objective(self) -> VISRObjective:
         """A new phi."""
         return VISRObjective(self.skill_prior, self.make_representation(), self.normalize_features)
-
-    def skill_toward(
-        self, observation: np.ndarray | dict[str, np.ndarray], goal: np.ndarray | dict[str, np.ndarray]
-    ) -> np.ndarray:
-        """
-        The skill that is rewarded most at a goal: argmax_z <phi(g), z>.
-
-        :param observation: one observation, or a batch of n, which makes no difference
-        :param goal: an observation g of the goal, or a batch of n
-        :return: (n, skill_dim), without the first axis for one goal
-        """
-        return self.skill_prior.toward(self.encode(goal))

@@ -11,9 +11,10 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.commands.loading import load_model, parse_keyword_arguments
+from sb3_metra.common.goal_spaces import has_goal
 from sb3_metra.common.inputs import check_count, check_place, check_seed
 from sb3_metra.common.skill_model import SkillModel, require_encoder
-from sb3_metra.evaluation.goals import evaluate_goals, evaluate_task_goals, sample_goals
+from sb3_metra.evaluation.goals import desired_goals, evaluate_goals, evaluate_task_goals, sample_goals
 from sb3_metra.evaluation.metadata import goal_range_of
 
 
@@ -27,7 +28,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--env", required=True, metavar="ID", help="environment")
     parser.add_argument("--n-goals", type=int, default=50, help="goals, one episode each (default: %(default)s)")
     parser.add_argument(
-        "--range", type=float, nargs="+", metavar="X", help="how far goals lie at most along each coordinate"
+        "--range",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="how far goals lie at most along each coordinate; in a goal environment its own goals by default",
     )
     parser.add_argument(
         "--hold",
@@ -126,7 +131,9 @@ def measure_goals(
         if tasks:
             result = _achieve_tasks(model, env, tasks, n_goals, goal_range is not None or plot is not None, common)
         else:
-            result = _reach_places(model, env, half_widths_of(env, env_id, goal_range), n_goals, plot, common)
+            own = goal_range is None and has_goal(env.observation_space)
+            half_widths = None if own else half_widths_of(env, env_id, goal_range)
+            result = _reach_places(model, env, half_widths, n_goals, plot, common)
     finally:
         env.close()
     return {
@@ -157,9 +164,18 @@ def half_widths_of(env: VecEnv, env_id: str, goal_range: list[float] | None) -> 
 
 
 def _reach_places(
-    model: SkillModel, env: VecEnv, half_widths: list[float], n_goals: int, plot: Path | None, common: dict[str, Any]
+    model: SkillModel,
+    env: VecEnv,
+    half_widths: list[float] | None,
+    n_goals: int,
+    plot: Path | None,
+    common: dict[str, Any],
 ) -> dict[str, Any]:
-    goals = sample_goals(half_widths, n_goals, np.random.default_rng(common["seed"]))
+    """Places from a box about the origin, or those that a goal environment desires itself."""
+    if half_widths is None:
+        goals = desired_goals(env, n_goals, common["seed"])
+    else:
+        goals = sample_goals(half_widths, n_goals, np.random.default_rng(common["seed"]))
     trajectories = evaluate_goals(model, env, goals, **common)
     if plot is not None:
         from sb3_metra.evaluation.plotting import plot_goals

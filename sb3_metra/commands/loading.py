@@ -131,13 +131,14 @@ def find_statistics(path: Path) -> Path | None:
 
 def find_model(path: Path) -> Path:
     """
-    The saved model that a path stands for: the file itself, or of the folder that ``sb3-metra train`` or a script of
-    this repository wrote, ``best_model.zip``, else the newest zip file. A torn file is left out with a warning.
+    The saved model that a path stands for: the file itself, or the folder of an export. Of the folder that
+    ``sb3-metra train`` or a script of this repository wrote, it is ``best_model.zip``, else the newest zip file. A torn
+    file is left out with a warning.
 
     :param path: a zip file, or a folder
     :raises ValueError: if there is none
     """
-    if path.is_file():
+    if path.is_file() or (path / "skills.json").is_file():
         return path
     if not path.is_dir():
         raise ValueError(f"MODEL must be a file or a run's folder, got {str(path)!r}, which does not exist.")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from sb3_metra.common.files import atomic_path
+from sb3_metra.common.files import atomic_path, check_files
 
 File = str | os.PathLike[str] | io.BufferedIOBase
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, NotImplementedError, RuntimeError)
@@ -89,15 +89,51 @@ class Archive:
         return ValueError(f"{self.label} is not whole: {reason}")
 
 
+class Folder(Archive):
+    """
+    A folder with the entries of an archive as files, as ``export`` writes it.
+
+    :param path: the folder
+    :raises ValueError: if its files are not those that ``skills.json`` in it names
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.label, self._path = str(path), path
+        check_files(path, "skills.json", "files")
+
+    def names(self) -> list[str]:
+        """Names of all files."""
+        return sorted(path.name for path in self._path.iterdir() if path.is_file())
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return name in self.names()
+
+    def crc(self, name: str) -> int | None:
+        """No checksum: the hashes are checked already."""
+        return None
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """A file, to read from."""
+        if not self.has(name):
+            raise self.broken(f"there is no {name}")
+        with (self._path / name).open("rb") as file:
+            yield file
+
+
 @contextmanager
 def open_archive(path: File, suffix: str = "zip") -> Iterator[Archive]:
     """
-    Open a zip archive.
+    Open a zip archive, or the folder of an export.
 
-    :param path: the file, with or without its suffix, or an open one
+    :param path: the file, with or without its suffix, or an open one; or a folder
     :param suffix: what may have been left out
     :raises ValueError: if it is no zip archive, or not whole
     """
+    if isinstance(path, (str, os.PathLike)) and Path(path).is_dir():
+        yield Folder(Path(path))
+        return
     with open_to_read(path, suffix) as file:
         yield Archive(str(getattr(file, "name", "the file")), file)
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_metra.common.arrays import Signature, check_arrays, flatten, grow, map_arrays, take, to_device, unflatten
-from sb3_metra.common.checks import as_flags, as_stored
+from sb3_metra.common.checks import MAX_OBSERVATION, as_flags, as_stored
 from sb3_metra.common.episodes import Episodes
 from sb3_metra.common.type_aliases import EpisodeObservations, SkillReplayBufferSamples
 
@@ -37,6 +37,8 @@ class SkillReplayBuffer(ReplayBuffer):
     :param handle_timeout_termination: bootstrap at time limits; ``False`` treats them as terminal, as the authors' code
     :param skill_dim: number of components of a skill
     """
+
+    max_observation = MAX_OBSERVATION  # a larger one is refused; normalisation allows for more
 
     def __init__(
         self,
@@ -156,11 +158,14 @@ class SkillReplayBuffer(ReplayBuffer):
             raise ValueError("observation must be an array or a dict, got a tuple: `env.reset()` returns (obs, info)")
         if not isinstance(self.observations, dict):
             stored = self.observations
-            return as_stored(obs, "observation", stored.shape[1:], stored.dtype, FROM_ENV)
+            return as_stored(obs, "observation", stored.shape[1:], stored.dtype, FROM_ENV, self.max_observation)
         if not isinstance(obs, dict) or not obs.keys() >= self.observations.keys():
             got = list(obs) if isinstance(obs, dict) else type(obs).__name__
             raise ValueError(f"observation must be a dict of {list(self.observations)}, got {got}")
-        return {key: as_stored(obs[key], key, x.shape[1:], x.dtype, FROM_ENV) for key, x in self.observations.items()}
+        return {
+            key: as_stored(obs[key], key, x.shape[1:], x.dtype, FROM_ENV, self.max_observation)
+            for key, x in self.observations.items()
+        }
 
     def _find_breaks(self, obs: Any) -> np.ndarray | None:
         """Where s is not s' of the step before, which is so where an environment was reset out of sight."""

@@ -8,10 +8,18 @@ import numpy.typing as npt
 MAX_MAGNITUDE = 1e18
 """The largest number that is taken: squares of larger ones overflow in single precision."""
 
-_MAX_SQUARE = MAX_MAGNITUDE**2
+MAX_OBSERVATION = 1e9
+"""The largest observation that is learnt from: beyond it, squares of gradients overflow in single precision."""
 
 
-def as_stored(x: npt.ArrayLike, name: str, shape: tuple[int, ...], dtype: np.dtype, suffix: str = "") -> np.ndarray:
+def as_stored(
+    x: npt.ArrayLike,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    suffix: str = "",
+    limit: float = MAX_MAGNITUDE,
+) -> np.ndarray:
     """
     An array in the type in which it will be stored, if that changes its numbers by no more than rounding.
 
@@ -20,38 +28,41 @@ def as_stored(x: npt.ArrayLike, name: str, shape: tuple[int, ...], dtype: np.dty
     :param shape: the shape it must have; a last axis of length 1 may be missing, as with discrete observations
     :param dtype: the type to store it in: integers, or floats of single precision
     :param suffix: where it comes from, to end an error with
+    :param limit: the largest number that is taken
     :return: the same numbers, which may share memory with ``x``
     :raises ValueError: if it has another shape, holds something else than numbers, NaN, infinity, a number beyond
-        ``MAX_MAGNITUDE``, or a number that an integer type cannot hold
+        the limit, or a number that an integer type cannot hold
     """
     array = x if type(x) is np.ndarray and x.shape == shape else _as_array(x, name, shape, suffix)
     kind = array.dtype.kind
     if kind not in "biuf":
         raise ValueError(f"{name} must hold numbers, got {array.dtype} {suffix}".rstrip())
     # one product is four times as fast as asking each number, and false for NaN
-    if kind == "f" and not np.vdot(array, array) < _MAX_SQUARE:
-        check_magnitude(array, name, suffix)
+    if kind == "f" and not np.vdot(array, array) < limit**2:
+        check_magnitude(array, name, suffix, limit)
     if array.dtype == dtype:
         return array
     return _as_integers(array, name, dtype, suffix) if dtype.kind in "iu" else array.astype(dtype)
 
 
-def check_magnitude(array: np.ndarray, name: str, suffix: str = "") -> None:
+def check_magnitude(array: np.ndarray, name: str, suffix: str = "", limit: float = MAX_MAGNITUDE) -> None:
     """
-    Refuse NaN, infinity, and numbers that single precision cannot square.
+    Refuse NaN, infinity, and numbers that are too large.
 
     :param array: floating-point numbers of any precision
     :param name: their name in an error
     :param suffix: where they come from, to end the error with
-    :raises ValueError: if one of them is not finite, or beyond ``MAX_MAGNITUDE``
+    :param limit: the largest number that is taken
+    :raises ValueError: if one of them is not finite, or beyond the limit
     """
-    if array.size == 0 or (array.min() >= -MAX_MAGNITUDE and array.max() <= MAX_MAGNITUDE):
+    if array.size == 0 or (array.min() >= -limit and array.max() <= limit):
         return
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity {suffix}".rstrip())
+    largest = array.flat[np.abs(array).argmax()]
     raise ValueError(
-        f"{name} must lie within {-MAX_MAGNITUDE:g} and {MAX_MAGNITUDE:g}, so that single precision holds squares, got "
-        f"{array.flat[np.abs(array).argmax()]:g} {suffix}".rstrip()
+        f"{name} must lie within {-limit:g} and {limit:g}, or single precision overflows in learning, got {largest:g} "
+        f"{suffix}".rstrip()
     )
 
 

@@ -47,7 +47,10 @@ def _ent_coef(value: Any) -> Any:
 
 
 def _target_entropy(value: Any) -> Any:
-    return "auto" if isinstance(value, str) and value == "auto" else number().read(_from_text(value))
+    share = value.removeprefix("auto_") if isinstance(value, str) else value
+    if share != value:
+        number().read(float(share))
+    return value if value == "auto" or share != value else number().read(_from_text(value))
 
 
 def _from_text(value: Any) -> Any:
@@ -113,7 +116,7 @@ ALGORITHM: dict[str, Check] = {
     "action_noise": optional(args.instance("an ActionNoise of SB3", ActionNoise)),
     "replay_buffer_class": optional(args.subclass("a subclass of SkillReplayBuffer", SkillReplayBuffer)),
     "ent_coef": Check('a number of at least 0, "auto" to learn it, or "auto_0.01" to learn it from 0.01', _ent_coef),
-    "target_entropy": Check('a finite number or "auto"', _target_entropy),
+    "target_entropy": Check('a finite number, "auto" or a share such as "auto_0.5"', _target_entropy),
     "random_warmup": FLAG,
     "bfloat16": FLAG,
     "tf32": FLAG,
@@ -220,6 +223,8 @@ def check_arguments(model: Any) -> None:
         raise ValueError(f"buffer_size must hold at least one batch of {size} transitions, got {model.buffer_size}")
     check_train_freq(model.train_freq, model.n_envs)
     if model.action_noise is not None:
+        if not isinstance(model.action_space, spaces.Box):
+            raise ValueError(f"action_noise must be None for actions in {model.action_space}, got {model.action_noise}")
         model.action_noise = read_noise(model.action_noise, model.action_space.shape, model.n_envs)
     model.policy_kwargs = check_policy_kwargs(model.policy_class, model.policy_kwargs)
     extractor = _extractor(model.policy_class, model.policy_kwargs)
@@ -352,15 +357,18 @@ def check_folder(name: str, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{name} must be a folder that can be written to, got {os.fspath(path)!r}")
 
 
-def parse_target_entropy(target_entropy: str | float, action_dim: int) -> float:
+def parse_target_entropy(target_entropy: str | float, unit: float, default_share: float) -> float:
     """
     The entropy that a learnt entropy coefficient aims at.
 
-    :param target_entropy: a number, or ``"auto"`` for ``-|A|/2``
-    :param action_dim: number of components of an action
+    :param target_entropy: a number, ``"auto_SHARE"`` for a share of ``unit``, or ``"auto"`` for ``default_share``
+    :param unit: entropy in nats
+    :param default_share: share of ``unit``
     :return: entropy in nats
     """
-    return -0.5 * action_dim if target_entropy == "auto" else float(target_entropy)
+    if not isinstance(target_entropy, str):
+        return target_entropy
+    return unit * (default_share if target_entropy == "auto" else float(target_entropy.removeprefix("auto_")))
 
 
 def _extractor(policy_class: Any, kwargs: dict[str, Any]) -> type[BaseFeaturesExtractor]:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -82,12 +82,22 @@ def write_manifest(folder: str | os.PathLike[str]) -> None:
 
     :param folder: any folder; its subfolders are left out
     """
-    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name != MANIFEST)
+    names = [path.name for path in Path(folder).iterdir() if path.is_file() and path.name != MANIFEST]
+    write_json(Path(folder) / MANIFEST, describe_files(folder, names))
+
+
+def describe_files(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """
+    Sizes and SHA-256 of files, which are synced.
+
+    :param folder: where they are
+    :param names: their names
+    :return: ``bytes`` and ``sha256`` by name
+    """
+    files = [Path(folder) / name for name in sorted(names)]
     for path in files:
         _sync(path)
-    write_json(
-        Path(folder) / MANIFEST, {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
-    )
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
 
 
 def check_manifest(folder: str | os.PathLike[str]) -> None:
@@ -97,11 +107,24 @@ def check_manifest(folder: str | os.PathLike[str]) -> None:
     :param folder: a folder with a ``manifest.json``
     :raises ValueError: if the manifest is missing, or a file is missing, torn or another
     """
+    check_files(folder, MANIFEST)
+
+
+def check_files(folder: str | os.PathLike[str], manifest: str, key: str | None = None) -> None:
+    """
+    Refuse a folder whose files are not those that a manifest in it names.
+
+    :param folder: the folder
+    :param manifest: name of a JSON file that holds what :func:`describe_files` gave
+    :param key: where it holds it; ``None``: it holds nothing else
+    :raises ValueError: if the manifest is missing, or a file is missing, torn or another
+    """
     try:
-        expected = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+        expected = json.loads((Path(folder) / manifest).read_text(encoding="utf-8"))
+        expected = expected if key is None else expected[key]
         entries = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError(f"{folder} is not whole: its {MANIFEST} is missing or torn") from None
+        raise ValueError(f"{folder} is not whole: its {manifest} is missing or torn") from None
     for name, (size, digest) in entries.items():
         path = Path(folder) / name
         if not path.is_file() or path.stat().st_size != size or sha256(path) != digest:

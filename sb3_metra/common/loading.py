@@ -123,6 +123,7 @@ def _fixed(data: dict[str, Any]) -> dict[str, list[Any]]:
     return networks | {
         "policy": [data["policy_class"]],
         "policy_kwargs": [user, data["policy_kwargs"]],
+        "actor_observation": [data.get("actor_observation")],
         "skill_prior": [prior],
         "skill_dim": [prior.dim],
         "discrete": [prior.discrete],
@@ -186,6 +187,18 @@ def check_parameters(label: str, parameters: Any) -> None:
         if name.endswith("log_value") and not tensor.isnan().any():
             continue  # a multiplier of 0 that is not learnt
         raise ValueError(f"{label} must hold finite parameters, got NaN or infinity in {name}")
+
+
+def complete_parameters(model: Any, saved: SavedModel) -> dict[str, Any]:
+    """
+    Parameters of an exported model, with its optimisers as those of a new model.
+
+    :param model: a new model
+    :param saved: what the folder holds
+    :return: parameters by name
+    """
+    fresh = {name: x for name, x in model.get_parameters().items() if name.endswith("optimizer")}
+    return fresh | saved.parameters
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, th.Tensor]]:

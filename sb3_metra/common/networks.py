@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, create_mlp
 from torch import nn
 
 from sb3_metra.common.arguments import integer, number
+from sb3_metra.common.goal_spaces import DESIRED, has_goal, without_goal
 from sb3_metra.common.type_aliases import Observations
+
+_MIN_IMAGE = 36  # pixels that SB3's convolutions for images in a dictionary need
 
 
 class StandardizingConv2d(nn.Conv2d):
@@ -255,7 +259,8 @@ def flatten_state(observations: Observations) -> th.Tensor:
     :return: (batch, :func:`state_dim`)
     """
     if isinstance(observations, dict):
-        return th.cat([observations[key].flatten(1) for key in sorted(observations)], dim=1)
+        shown = sorted(observations.keys() - ({DESIRED} if has_goal(observations) else set()))
+        return th.cat([observations[key].flatten(1) for key in shown], dim=1)
     return observations.flatten(1)
 
 
@@ -267,6 +272,7 @@ def state_dim(space: spaces.Space, method: str) -> int:
     :param method: the method that predicts states, to name in an error
     :raises ValueError: if there are images among the observations
     """
+    space = without_goal(space)
     parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
     if any(is_image_space(part) for part in parts):
         raise ValueError(f"observation_space must hold vectors for {method}, which predicts states, got {space}")
@@ -277,15 +283,22 @@ def make_extractor(
     space: spaces.Space, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any]
 ) -> BaseFeaturesExtractor:
     """
-    A new extractor.
+    A new extractor, for all of an observation but a desired goal.
 
     :param space: observations
     :param extractor_class: any of SB3's, or one's own
     :param kwargs: its keyword arguments; with ``normalized_image``, images are floats, and their channels come first
     :raises ValueError: if it cannot read such observations
     """
+    space = without_goal(space)
     for key, part in space.items() if isinstance(space, spaces.Dict) else [("observation", space)]:
         shape = part.shape
+        image = is_image_space(part, normalized_image=kwargs.get("normalized_image", False))
+        if image and issubclass(extractor_class, CombinedExtractor) and sorted(part.shape)[1] < _MIN_IMAGE:  # type: ignore[arg-type]
+            raise ValueError(
+                f"{key} must be an image of at least {_MIN_IMAGE}x{_MIN_IMAGE} pixels in a dictionary, got shape "
+                f"{shape}: wrap the environment in FlattenObservation, or give a features_extractor_class"
+            )
         if kwargs.get("normalized_image") and shape is not None and len(shape) == 3 and min(shape) != shape[0]:
             raise ValueError(
                 f"{key} must be an image with channels first where normalize_images=False, got shape {shape}: let the "
@@ -314,10 +327,25 @@ def prepare(observations: Any, space: spaces.Space, normalize_images: bool = Tru
         assert isinstance(space, spaces.Dict)
         return {key: prepare(x, space[key], normalize_images) for key, x in observations.items()}
     if observations.is_floating_point():
-        return observations.float()
-    floats = preprocess_obs(observations, space, normalize_images=False)
+        return _as_vectors(observations.float())
+    floats = preprocess_obs(_from_zero(observations, space), space, normalize_images=False)
     assert isinstance(floats, th.Tensor)
-    return floats.div_(255.0) if normalize_images and is_image_space(space) else floats
+    return _as_vectors(floats.div_(255.0) if normalize_images and is_image_space(space) else floats)
+
+
+def _as_vectors(observations: th.Tensor) -> th.Tensor:
+    """Scalars as vectors of one component; anything else as it is."""
+    return observations.unsqueeze(1) if observations.ndim == 1 else observations
+
+
+def _from_zero(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
+    """Discrete observations counted from 0, without a copy to the device, which a CUDA graph cannot record."""
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        return observations - int(space.start)
+    if isinstance(space, spaces.MultiDiscrete) and np.any(space.start != 0):
+        columns = zip(observations.unbind(dim=1), space.start.tolist(), strict=True)
+        return th.stack([column - start for column, start in columns], dim=1)
+    return observations
 
 
 def initialize(module: nn.Module, weight_init: Any, gain: float = 1.0) -> None:

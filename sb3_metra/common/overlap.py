@@ -15,7 +15,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
 from sb3_metra.common.archive import File
@@ -43,7 +42,6 @@ class ActingPolicy:
         vars(actor).pop("optimizer", None)
         self.policy = copy.copy(policy)
         self.policy._modules = {"actor": copy.deepcopy(actor).train(False).requires_grad_(False)}
-        self._shape = (get_action_dim(policy.action_space),)
         self._stream = th.cuda.Stream(policy.device) if policy.device.type == "cuda" else None
 
     def weights(self) -> dict[str, th.Tensor]:
@@ -70,9 +68,9 @@ class ActingPolicy:
         :param observation: (n, \\*obs_shape)
         :param skills: (n, skill_dim)
         :param rng: generator to draw with: PyTorch's is the learner's
-        :return: in [-1, 1], (n, \\*action_shape)
+        :return: in [-1, 1], or discrete ones, (n, \\*action_shape)
         """
-        noise = rng.standard_normal((len(skills), *self._shape), dtype=np.float32)
+        noise = self.policy.actor.draw_noise(len(skills), rng)
         with self._on_stream():
             return self.policy.act(self.policy.obs_to_tensor(observation)[0], skills, noise=noise)
 

@@ -22,6 +22,7 @@ from sb3_metra.common.loading import (
     check_names,
     check_parameters,
     check_saved,
+    complete_parameters,
     fit_to_env,
     own_state,
     restart_multipliers,
@@ -103,7 +104,8 @@ class PersistentSAC(SkillSAC, ABC):
         on normalised observations brings their statistics: an environment that is not normalised is wrapped with them,
         a ``VecNormalize`` that has seen nothing yet gets them, and one with statistics of its own keeps those.
 
-        :param path: the file, with or without ``.zip``, or an open one
+        :param path: the file, with or without ``.zip``, or an open one; or the folder of an export, which holds no
+            state of optimisers
         :param env: the environment to go on in; ``None``: only to act and to encode
         :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
         :param custom_objects: values that replace attributes of the file, by name; and classes and functions of one's
@@ -135,7 +137,8 @@ class PersistentSAC(SkillSAC, ABC):
         model = cls(data["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
         vars(model).update(data)
         model._rebuild(changes)
-        model._put_parameters(saved.label, restart_multipliers(model, saved.parameters, changes))
+        parameters = complete_parameters(model, saved) if saved.exported else saved.parameters
+        model._put_parameters(saved.label, restart_multipliers(model, parameters, changes))
         for name, value in saved.variables.items():
             recursive_setattr(model, f"{name}.data", value.data.to(model.device))
         if "seed" in changes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch as th
@@ -20,12 +20,16 @@ from torch import nn
 
 from sb3_metra.common.actor_critic import SkillActor, SkillCritic
 from sb3_metra.common.arguments import FLAG
-from sb3_metra.common.networks import PixelEncoder, SkillExtractor, initialize, prepare
+from sb3_metra.common.categorical import CategoricalActor, CategoricalCritic
+from sb3_metra.common.networks import PixelEncoder, SkillExtractor, prepare
 from sb3_metra.common.policy_file import PersistentPolicy
 from sb3_metra.common.prediction import StateReminder, read_starts
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.spaces import read_observations
 from sb3_metra.common.type_aliases import Observations
+
+Actor: TypeAlias = SkillActor | CategoricalActor
+Critic: TypeAlias = SkillCritic | CategoricalCritic
 
 
 class SkillPolicy(PersistentPolicy):
@@ -58,14 +62,14 @@ class SkillPolicy(PersistentPolicy):
 
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
 
-    actor: SkillActor
-    critic: SkillCritic
-    critic_target: SkillCritic
+    actor: Actor
+    critic: Critic
+    critic_target: Critic
 
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Box,
+        action_space: spaces.Space,
         lr_schedule: Schedule,
         skill_prior: SkillPrior,
         net_arch: list[int] | dict[str, list[int]] | None = None,
@@ -98,7 +102,7 @@ class SkillPolicy(PersistentPolicy):
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
             optimizer_kwargs=fused | (optimizer_kwargs or {}),
-            squash_output=True,
+            squash_output=isinstance(action_space, spaces.Box),
         )
         self.skill_prior = skill_prior
         self._reminder = StateReminder()
@@ -117,10 +121,14 @@ class SkillPolicy(PersistentPolicy):
 
     @property
     def device(self) -> th.device:
-        """Where the networks are; SB3 walks through all modules for it, at every step."""
-        weight = self.actor.mu.weight
-        assert isinstance(weight, th.Tensor)
-        return weight.device
+        """Where the networks are."""
+        return self.actor.device
+
+    @property
+    def _networks(self) -> tuple[type[Actor], type[Critic]]:
+        """The classes of actor and critics for the kind of actions."""
+        continuous = isinstance(self.action_space, spaces.Box)
+        return (SkillActor, SkillCritic) if continuous else (CategoricalActor, CategoricalCritic)
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.actor = self.make_actor()
@@ -145,14 +153,14 @@ class SkillPolicy(PersistentPolicy):
         """A new extractor for S x Z."""
         return SkillExtractor(self.conditioned_space, self.features_extractor_class, self.features_extractor_kwargs)
 
-    def make_actor(self) -> SkillActor:
+    def make_actor(self) -> Actor:
         """A new actor with the paper's initial weights: its output layer's are a tenth of xavier-normal."""
         if self.actor_extractor_class is None:
             extractor = self.make_extractor()
         else:
             own = self.actor_extractor_kwargs or {}
             extractor = SkillExtractor(self.conditioned_space, self.actor_extractor_class, own)
-        actor = SkillActor(
+        actor = self._networks[0](
             self.conditioned_space,
             self.action_space,  # type: ignore[arg-type]
             get_actor_critic_arch(self.net_arch)[0],
@@ -161,16 +169,14 @@ class SkillPolicy(PersistentPolicy):
             self.actor_activation_fn,
             normalize_images=self.normalize_images,
         )
-        initialize(actor.latent_pi, nn.init.xavier_uniform_)
-        for head, gain in ((actor.mu, self.actor_gain), (actor.log_std, 0.1)):
-            initialize(head, nn.init.xavier_normal_, gain)  # type: ignore[arg-type]
+        actor.initialize(self.actor_gain)
         return actor
 
-    def make_critic(self) -> SkillCritic:
+    def make_critic(self) -> Critic:
         """New Q-functions."""
-        return SkillCritic(
+        return self._networks[1](
             self.conditioned_space,
-            self.action_space,  # type: ignore[arg-type]
+            self.action_space,
             get_actor_critic_arch(self.net_arch)[1],
             [self.make_extractor() for _ in range(1 if self.share_critic_encoder else self.n_critics)],
             self.n_critics,
@@ -195,12 +201,14 @@ class SkillPolicy(PersistentPolicy):
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """
-        As SB3's, but rounding takes no action out of its bounds.
+        As SB3's, but rounding takes no action out of its bounds, and discrete actions stay as they are.
 
         :param scaled_action: in [-1, 1], (n, \\*action_shape)
         :return: in the action space, in its dtype
         """
-        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
+        if not isinstance(self.action_space, spaces.Box):
+            return scaled_action
+        low, high = self.action_space.low, self.action_space.high
         actions = np.minimum(
             np.maximum(super().unscale_action(scaled_action), low), high
         )  # np.clip takes twice as long
@@ -257,8 +265,8 @@ class SkillPolicy(PersistentPolicy):
         :param observations: on the device, (n, \\*obs_shape)
         :param skills: (n, skill_dim)
         :param deterministic: the mode of the policy instead of a sample
-        :param noise: draws from N(0, 1) behind the sample, (n, action_dim); drawn here if not given
-        :return: actions in [-1, 1], (n, \\*action_shape)
+        :param noise: what a sample is made of, from the actor's ``draw_noise``; drawn here if not given
+        :return: actions in [-1, 1], or discrete ones, (n, \\*action_shape)
         :raises ValueError: if they are not finite
         """
         if self.actor.training:
@@ -266,13 +274,8 @@ class SkillPolicy(PersistentPolicy):
         conditioned = self.condition(observations, th.as_tensor(skills, device=self.device))
         with th.inference_mode():
             if noise is None:
-                sample = self._predict(conditioned, deterministic)
-            else:
-                sample = self.actor(conditioned, noise=th.as_tensor(noise, device=self.device))
-            actions = sample.cpu().numpy()
-        if not np.vdot(actions, actions) < np.inf:
-            raise ValueError("actions must be finite, got NaN or infinity from the actor: look at its weights")
-        return actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+                return self.actor.to_array(self._predict(conditioned, deterministic))
+            return self.actor.to_array(self.actor(conditioned, noise=th.as_tensor(noise, device=self.device)))
 
     def _choose_skills(self, n: int, state: np.ndarray | None, starts: np.ndarray | None) -> np.ndarray:
         if state is None:
@@ -288,7 +291,7 @@ class SkillPolicy(PersistentPolicy):
         return skills
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """As SB3's policies: actions in [-1, 1] for a point of S x Z."""
+        """As SB3's policies: actions in [-1, 1], or discrete ones, for a point of S x Z."""
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

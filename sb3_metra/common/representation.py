@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch as th
+import torch.nn.functional as F
+from torch import nn
 
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.objective import SkillObjective
@@ -45,3 +48,39 @@ class RepresentationObjective(SkillObjective):
         :return: (batch, 1), without gradient
         """
         return self.align(batch)[1].unsqueeze(1)
+
+    def features(self, latents: th.Tensor, next_latents: th.Tensor) -> th.Tensor:
+        """
+        What of a transition a skill is asked to follow, as a direction among skills; here phi(s') - phi(s).
+
+        :param latents: phi(s), (batch, dim)
+        :param next_latents: phi(s'), (batch, dim)
+        :return: (batch, dim)
+        """
+        return next_latents - latents
+
+    def skill_along(self, direction: np.ndarray) -> np.ndarray:
+        """
+        The skill that follows a direction among features best; here argmax_z <direction, z>.
+
+        :param direction: (..., dim)
+        :return: skills, same shape
+        """
+        return self.prior.toward(direction)
+
+
+@th.no_grad()
+def draw_along(prior: SkillPrior, encoder: nn.Module, direction: np.ndarray, n: int = 4096) -> np.ndarray:
+    """
+    The skill whose code agrees best with a direction, among fixed draws from p(z).
+
+    :param prior: p(z)
+    :param encoder: a map of skills to codes, of which the direction counts
+    :param direction: among codes, (..., dim)
+    :param n: number of draws
+    :return: skills, (..., skill_dim)
+    """
+    skills = prior.evaluation_skills(n, np.random.default_rng(0))
+    device = next(encoder.parameters()).device
+    codes = F.normalize(encoder(th.as_tensor(skills, device=device)), dim=1).cpu().numpy()
+    return skills[(direction @ codes.T).argmax(axis=-1)]

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import obs_as_tensor
 
+from sb3_metra.common.arrays import map_arrays, to_device
 from sb3_metra.common.constructor import check_phi_kwargs
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
+from sb3_metra.common.prompts import check_one, read_paths, read_rewards, read_transitions, reward_direction
 from sb3_metra.common.representation import RepresentationObjective
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.skills import make_prior
@@ -26,7 +27,7 @@ class RepresentationDiscovery(SkillDiscovery):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_dim: components of a skill, and of phi (discrete: the number of skills)
     :param discrete: one-hot skills instead of continuous ones
     :param unit_skills: continuous skills on the unit sphere instead of Gaussian ones
@@ -84,7 +85,7 @@ class RepresentationDiscovery(SkillDiscovery):
             self.objective.eval()
         arrays, _, vectorized = read_observations(observation, self.observation_space)
         with th.no_grad():
-            latents = phi(obs_as_tensor(arrays, phi.device)).cpu().numpy()
+            latents = phi(map_arrays(lambda x: to_device(x, phi.device), arrays)).cpu().numpy()
         if not np.isfinite(latents).all():
             raise ValueError("phi must be finite, got NaN or infinity: look at its weights, and at the observation")
         return latents if vectorized else latents[0]
@@ -102,4 +103,62 @@ class RepresentationDiscovery(SkillDiscovery):
         here, there = self.encode(observation), self.encode(goal)
         if here.ndim == there.ndim == 2 and len(here) != len(there):
             raise ValueError(f"goal must hold one for each of the {len(here)} observations, got {len(there)}")
-        return self.skill_prior.toward(there - here)
+        skills = self.objective.skill_along(self._features(np.atleast_2d(here), np.atleast_2d(there)))
+        return skills if max(here.ndim, there.ndim) == 2 else skills[0]
+
+    def infer_skill(  # type: ignore[override]
+        self,
+        *,
+        goal: Any = None,
+        reward: Any = None,
+        trajectory: Any = None,
+        observations: Any = None,
+        next_observations: Any = None,
+    ) -> np.ndarray:
+        """
+        The skill that answers a prompt, which is one of ``goal``, ``reward`` and ``trajectory``.
+
+        A goal is reached as :meth:`skill_toward` says. A reward is regressed on what skills follow, phi(s') - phi(s)
+        for most methods, and z is along the weights. A trajectory is answered by the skill along the sum of its
+        steps. Observations are as ``predict`` takes them: a model that learnt on normalised ones needs those here.
+
+        :param goal: an observation of the goal, or a batch of n
+        :param reward: of each transition from ``observations`` to ``next_observations``, (n,), or several, (k, n); or
+            a function of both that gives (n,), or a list of such functions
+        :param trajectory: successive observations, (T + 1, \\*obs_shape), or a list of such trajectories
+        :param observations: with a reward, those of transitions; with a goal, where the skill begins, ``None``: where
+            the model's environments are, a skill for each
+        :param next_observations: what followed on each; ``None``: ``observations`` are successive
+        :return: a skill, (skill_dim,); for several goals, rewards or trajectories, (k, skill_dim)
+        :raises ValueError: if there is no prompt, or it cannot be answered, in a sentence
+        """
+        check_one(goal=goal, reward=reward, trajectory=trajectory)
+        if goal is not None:
+            return self.skill_toward(self._here() if observations is None else observations, goal)
+        if trajectory is not None:
+            paths, several = read_paths(trajectory, self.observation_space)
+            latents = [self.encode(path) for path in paths]
+            directions = np.stack([self._features(x[:-1], x[1:]).sum(axis=0) for x in latents])
+        else:
+            before, after = read_transitions(observations, next_observations)
+            features = self._features(self.encode(before), self.encode(after))
+            rewards, several = read_rewards(reward, before, after, len(features))
+            directions = reward_direction(features, rewards)
+        skills = self.objective.skill_along(directions)
+        return skills if several else skills[0]
+
+    def _features(self, latents: np.ndarray, next_latents: np.ndarray) -> np.ndarray:
+        """What transitions ask a skill to follow, (n, dim)."""
+        device = self.objective.phi.device
+        with th.no_grad():
+            pair = th.broadcast_tensors(*(th.as_tensor(x, device=device) for x in (latents, next_latents)))
+            return self.objective.features(*pair).cpu().numpy()
+
+    def _here(self) -> Any:
+        """What the model's environments show now, as the networks see it."""
+        if self._last_obs is None:
+            raise ValueError(
+                "observations must be given with goal, because the model has no environment with a running episode: "
+                "the observation where the skill begins"
+            )
+        return self._last_obs if self.n_envs > 1 else map_arrays(lambda x: x[0], self._last_obs)

@@ -12,7 +12,6 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -27,13 +26,14 @@ from sb3_metra.common.constructor import (
     parse_target_entropy,
 )
 from sb3_metra.common.dual import DualVariable
+from sb3_metra.common.extractors import choose_actor_extractor
 from sb3_metra.common.frame_buffer import choose_buffer
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.objective import SkillObjective
 from sb3_metra.common.optimization import fast_kernels, is_fused, move_average, set_learning_rate, step
-from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SkillActor, SkillCritic, SkillPolicy
+from sb3_metra.common.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, SkillPolicy
 from sb3_metra.common.skills import SkillPrior
-from sb3_metra.common.spaces import check_env
+from sb3_metra.common.spaces import COUNTED, check_env
 from sb3_metra.common.type_aliases import EpisodeObservations, Info, SkillReplayBufferSamples
 
 _FAILED = "failed/"  # begins the names of what tells which part of a gradient step was not finite
@@ -46,7 +46,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
-    :param env: environment with a Box action space, or its registered name; ``None`` only for loading
+    :param env: environment, or its registered name; ``None`` only for loading
     :param skill_prior: p(z)
     :param learning_rate: of every network and multiplier; a number, or a function of the remaining progress, 1 to 0
     :param buffer_size: transitions that are kept
@@ -58,13 +58,15 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
     :param gamma: discount factor
     :param train_freq: steps of all environments between two rounds of gradient steps
     :param gradient_steps: gradient steps in a round; -1 for as many as environment steps in the round
-    :param action_noise: noise added to actions while collecting
+    :param action_noise: noise added to continuous actions while collecting
     :param replay_buffer_class: a subclass of :class:`~sb3_metra.common.buffers.SkillReplayBuffer`; ``None``: one that
         keeps each frame once where observations hold images
     :param replay_buffer_kwargs: its keyword arguments; ``dict(handle_timeout_termination=False)`` treats time limits as
         terminal, as the METRA authors' code does
     :param ent_coef: entropy coefficient: a number, ``"auto"`` to learn it from 1, ``"auto_0.01"`` to learn it from 0.01
-    :param target_entropy: entropy that a learnt coefficient aims at, in nats; ``"auto"``: ``-|A|/2`` (SB3: ``-|A|``)
+    :param target_entropy: entropy that a learnt coefficient aims at, in nats, or ``"auto_SHARE"``: that share of
+        ``-|A|`` for continuous actions of ``|A|`` components, and of ``log |A|`` for ``|A|`` discrete ones;
+        ``"auto"``: half of it (SB3: ``-|A|``)
     :param random_warmup: act uniformly at random until ``learning_starts``, as SB3's SAC does
     :param bfloat16: run the networks under bfloat16 autocast: faster, not equivalent
     :param tf32: on CUDA, let products of matrices round to TF32, as PyTorch lets convolutions: faster, not equivalent
@@ -72,6 +74,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         networks of one's own that wait for the GPU
     :param overlap: take a round's gradient steps in a thread, while the environments step through the next round; its
         actions follow weights that are one round old. As reproducible as without
+    :param actor_observation: what the actor sees of a vector, of which phi and critics see all: names of components, or
+        of those to hide, ``["-x", "-y"]``; a mask; or a function of tensors; ``None``: everything
     :param stats_window_size: episodes that SB3's rollout statistics average over
     :param tensorboard_log: folder for TensorBoard; ``None``: none
     :param policy_kwargs: arguments of the policy
@@ -88,9 +92,9 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: SkillPolicy
-    actor: SkillActor
-    critic: SkillCritic
-    critic_target: SkillCritic
+    actor: Actor
+    critic: Critic
+    critic_target: Critic
     objective: SkillObjective
     replay_buffer: SkillReplayBuffer | None
     _interrupted = False  # whether ``train`` is to stop after the gradient step that it takes
@@ -120,6 +124,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         tf32: bool = False,
         cuda_graph: bool = True,
         overlap: bool = False,
+        actor_observation: Any = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -164,7 +169,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
             support_multi_env=True,
             seed=seed,
             sde_support=False,
-            supported_action_spaces=(spaces.Box,),
+            supported_action_spaces=(spaces.Box, *COUNTED),
         )
         self.algorithm = type(self).__name__  # the file says by this name which class it belongs to
         self.objective_batch_size = objective_batch_size
@@ -175,6 +180,9 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         self.tf32 = tf32
         self.cuda_graph = cuda_graph
         self.overlap = overlap
+        self.actor_observation = actor_observation
+        if actor_observation is not None:
+            self.policy_kwargs |= choose_actor_extractor(actor_observation, self.env, self.policy_kwargs)
         if _init_setup_model:
             self._setup_model()
 
@@ -248,7 +256,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         self.entropy_dual = DualVariable.parse(self.ent_coef, name="ent_coef").to(self.device)
         # one optimiser for actor and entropy coefficient: their losses share no parameter, so one step is two
         self.actor.optimizer.add_param_group({"params": list(self.entropy_dual.parameters())})
-        self._target_entropy = parse_target_entropy(self.target_entropy, get_action_dim(self.action_space))
+        share = self.actor.default_share
+        self._target_entropy = parse_target_entropy(self.target_entropy, self.actor.entropy_unit, share)
         self._captured_step = CapturedStep(self._averaged_step)
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
@@ -322,11 +331,11 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         """
         Q(s, a, z) of each critic.
 
-        :param values: what the critics gave, each (batch, critic_dim)
+        :param values: what the critics gave, each (batch, critic_dim), or (n_actions, batch, critic_dim)
         :param skills: (batch, skill_dim)
-        :return: (batch, n_critics)
+        :return: (batch, n_critics), or (n_actions, batch, n_critics)
         """
-        return th.cat(values, dim=1)
+        return th.cat(values, dim=-1)
 
     def critic_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """
@@ -343,34 +352,34 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
 
     def next_value(self, batch: SkillReplayBufferSamples) -> th.Tensor:
         """
-        min_i Q_i(s', a', z) - alpha log pi(a'|s', z) of the target critics.
+        E[min_i Q_i(s', a', z) - alpha log pi(a'|s', z)] of the target critics, over one sampled a', or over all.
 
         :param batch: transitions
         :return: (batch, critic_dim)
         """
         following = self.policy.condition(batch.next_observations, batch.skills)
         actions, log_prob = self.actor.action_log_prob(following)
-        q_value = self.q_values(self.critic_target(following, actions), batch.skills).amin(dim=1, keepdim=True)
-        return q_value - self.entropy_dual.value * log_prob
+        q_value = self.q_values(self.critic_target(following, actions), batch.skills).amin(dim=-1, keepdim=True)
+        return self.actor.expectation(q_value - self.entropy_dual.value * log_prob, log_prob)
 
     def actor_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """
-        alpha log pi(a|s, z) - min_i Q_i(s, a, z), plus the loss of alpha itself.
+        E[alpha log pi(a|s, z) - min_i Q_i(s, a, z)], over one sampled a, or over all, plus the loss of alpha itself.
 
         :param batch: transitions
         :return: the sum of both losses, and what to log
         """
         current = self.policy.condition(batch.observations, batch.skills)
         actions, log_prob = self.actor.action_log_prob(current)
-        q_value = self.q_values(self.critic(current, actions), batch.skills).amin(dim=1, keepdim=True)
-        ent_coef = self.entropy_dual.value
-        actor_loss = (ent_coef * log_prob - q_value).mean()
-        ent_coef_loss = self.entropy_dual.loss(-log_prob - self._target_entropy)
+        q_value = self.q_values(self.critic(current, actions), batch.skills).amin(dim=-1, keepdim=True)
+        ent_coef, entropy = self.entropy_dual.value, self.actor.expectation(-log_prob, log_prob)
+        actor_loss = self.actor.expectation(ent_coef * log_prob - q_value, log_prob).mean()
+        ent_coef_loss = self.entropy_dual.loss(entropy - self._target_entropy)
         info = {
             "actor_loss": actor_loss.detach(),
             "ent_coef": ent_coef,
             "ent_coef_loss": ent_coef_loss.detach(),
-            "entropy": -log_prob.detach(),
+            "entropy": entropy.detach(),
         }
         return actor_loss + ent_coef_loss, info
 

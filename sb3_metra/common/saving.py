@@ -18,7 +18,8 @@ import safetensors.torch
 import torch as th
 from stable_baselines3.common.save_util import json_to_data, load_from_zip_file, save_to_zip_file
 
-from sb3_metra.common.archive import Archive, File, open_archive, open_to_write
+from sb3_metra.common.archive import Archive, File, Folder, open_archive, open_to_write
+from sb3_metra.common.files import atomic_path
 from sb3_metra.common.plain import NotPlain, UnknownName, decode, encode
 
 _PLAIN, _TENSORS = "model.json", "model.safetensors"
@@ -37,6 +38,7 @@ class SavedModel:
     :param data: attributes by name
     :param parameters: state dictionaries by name
     :param variables: further tensors by name
+    :param exported: whether it comes from the folder of an export, which holds no state of optimisers
     """
 
     label: str
@@ -44,6 +46,7 @@ class SavedModel:
     data: dict[str, Any] = field(repr=False)
     parameters: dict[str, Any] = field(repr=False)
     variables: dict[str, Any] = field(repr=False)
+    exported: bool = False
 
 
 # Writing
@@ -70,6 +73,27 @@ def write_model(
             archive.writestr(_PLAIN, json.dumps(plain, indent=1))
 
 
+def write_unpacked(folder: Path, data: dict[str, Any], parameters: dict[str, Any], algorithm: str) -> list[str]:
+    """
+    Write what :func:`read_model` reads of a model to a folder, without pickles.
+
+    :param folder: the folder, which exists
+    :param data: attributes by name
+    :param parameters: state dictionaries by name; those of optimisers may be left out
+    :param algorithm: name of the method's class
+    :return: names of the files
+    :raises NotPlain: if an attribute cannot be written as JSON and arrays
+    """
+    plain, packed = _encode_model(data, parameters, {}, algorithm)
+    if plain["pickled"]:
+        reasons = ", ".join(f"{name} ({kind})" for name, kind in plain["pickled"].items())
+        raise NotPlain(f"model cannot be exported without pickle, because of {reasons}")
+    for name, content in ((_TENSORS, packed), (_PLAIN, json.dumps(plain | {"crc32": {}}, indent=1).encode())):
+        with atomic_path(folder / name) as aside:
+            aside.write_bytes(content)
+    return [_PLAIN, _TENSORS]
+
+
 def write_policy(path: File, data: dict[str, Any], state_dict: dict[str, Any]) -> None:
     """
     Write a policy of its own, without pickles.
@@ -93,7 +117,7 @@ def _encode_model(
     """Everything as JSON, and the tensors that it names."""
     tensors: dict[str, th.Tensor] = {}
     plain: dict[str, Any] = {"format": _FORMAT, "algorithm": algorithm}
-    plain["versions"] = {name: _version(name) for name in _VERSIONS}
+    plain["versions"] = versions()
     plain["data"], plain["pickled"] = _encode_data(data, tensors)
     plain["parameters"] = encode(parameters, tensors, "parameters")
     plain["variables"] = encode(variables, tensors, "variables")
@@ -115,11 +139,15 @@ def _encode_data(data: dict[str, Any], tensors: dict[str, th.Tensor]) -> tuple[d
     return dict(sorted(plain.items())), dict(sorted(pickled.items()))
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout
-        return None
+def versions() -> dict[str, str | None]:
+    """Versions of the packages that a model depends on; ``None`` for one that is run from a checkout."""
+    found: dict[str, str | None] = {}
+    for package in _VERSIONS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _separate(tensors: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
@@ -169,7 +197,8 @@ def read_model(
             pickled = archive.json("data")
             data |= json_to_data(json.dumps({name: pickled[name] for name in unread}))
         parameters, variables = _decode_parameters(archive.label, plain, tensors)
-        return SavedModel(archive.label, plain["algorithm"], data, parameters, variables)
+        exported = isinstance(archive, Folder)
+        return SavedModel(archive.label, plain["algorithm"], data, parameters, variables, exported)
 
 
 def read_parameters(path: File) -> tuple[str, dict[str, Any]]:

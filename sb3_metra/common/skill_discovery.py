@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.arguments import check_table
 from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
+from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
 from sb3_metra.common.overlap import OverlappingSAC
 from sb3_metra.common.spaces import check_finite, check_step
@@ -50,6 +52,32 @@ class SkillDiscovery(OverlappingSAC):
     _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
     _initial_callbacks: dict[int, dict[str, Any]] = {}  # noqa: RUF012  # replaced, never changed
 
+    def infer_skill(self, **prompt: Any) -> np.ndarray:
+        """
+        The skill that answers a prompt: an ability of methods with phi.
+
+        :param prompt: a goal, a reward or a trajectory
+        :raises ValueError: because this method learns no phi
+        """
+        raise ValueError(f"model must learn phi to infer skills, got one of {type(self).__name__}, which learns none")
+
+    def export(
+        self, folder: str | pathlib.Path, *, skills: Mapping[str, Any] | None = None, license: str | None = None
+    ) -> str:
+        """
+        Write the skills to a folder from which they run anywhere: ONNX, weights, a contract, and a player that needs
+        NumPy and onnxruntime alone.
+
+        :param folder: where to write; made if it is missing
+        :param skills: skills by name, for the contract; ``None``: both ways along each axis, or each discrete skill
+        :param license: licence of the weights, such as ``"MIT"``; ``None``: the contract names none
+        :return: SHA-256 of the contract ``skills.json``, which holds those of the other files
+        :raises ValueError: if ONNX cannot express a network
+        """
+        from sb3_metra.export import export_skills
+
+        return export_skills(self, folder, skills=skills, license=license)
+
     # Collection
 
     @staticmethod
@@ -75,6 +103,8 @@ class SkillDiscovery(OverlappingSAC):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if begin:
             self._begin_episodes(self._last_obs)
+        assert self.replay_buffer is not None
+        self.replay_buffer.max_observation = MAX_OBSERVATION if self._vec_normalize_env is None else MAX_MAGNITUDE
         self._callback = result[1]
         take_up(self, self._callback)
         return result

@@ -14,7 +14,8 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, is_vecenv_wrapped, unwrap_vec_normalize
 from torch import nn
 
-from sb3_metra.common.checks import MAX_MAGNITUDE, as_flags, check_magnitude
+from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION, as_flags, check_magnitude
+from sb3_metra.common.counted_actions import COUNTED, MAX_ACTIONS, reason_against
 
 
 class UnsupportedSpaceError(ValueError, NotImplementedError, AssertionError):
@@ -70,13 +71,19 @@ def check_action_space(space: spaces.Space) -> None:
     Refuse actions that cannot be learnt.
 
     :param space: actions
-    :raises UnsupportedSpaceError: unless it is a Box of floats with finite bounds
+    :raises UnsupportedSpaceError: unless it is a Box of floats with finite bounds, or has few enough discrete actions
     """
+    if isinstance(space, COUNTED):
+        if (reason := reason_against(space)) is not None:
+            raise UnsupportedSpaceError(
+                f"action_space must have from 2 to {MAX_ACTIONS} actions, got {space}: {reason}"
+            )
+        return
     reason = None
     if not isinstance(space, spaces.Box):
-        reason = "only continuous actions are supported yet"
+        reason = f"of other spaces only {', '.join(kind.__name__ for kind in COUNTED)} are supported"
     elif space.dtype.kind != "f":
-        reason = "integers are not supported yet: let the environment take floats, and round them itself"
+        reason = "integers are a MultiDiscrete, or let the environment take floats, and round them itself"
     elif space.shape == () or 0 in space.shape:
         reason = "an action must have at least one component: let its shape be (1,)"
     else:
@@ -112,20 +119,15 @@ def check_observation_space(space: spaces.Space) -> None:
 def _reason_against(space: spaces.Space) -> str | None:
     """Say why a space that holds no others cannot be learnt from, or return ``None``."""
     if isinstance(space, spaces.Box):
-        if space.shape == ():
-            return (
-                "a scalar is not supported yet: give it the shape (1,), or wrap the environment in FlattenObservation"
-            )
         return "it has no components" if 0 in space.shape else None
-    if isinstance(space, spaces.Discrete):
-        return "it must start at 0" if space.start != 0 else None
-    if isinstance(space, spaces.MultiDiscrete):
-        if space.nvec.ndim != 1:
-            return "it must have one axis"
-        return "it must start at 0" if np.any(space.start != 0) else None
-    if isinstance(space, spaces.MultiBinary):
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
+        return "it must have one axis: wrap the environment in FlattenObservation"
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return None
-    return "only Box, Discrete, MultiDiscrete, MultiBinary, and a Dict of them are supported"
+    return (
+        "only Box, Discrete, MultiDiscrete, MultiBinary, and a Dict of them are supported: leave it out with a wrapper "
+        "of the environment"
+    )
 
 
 def _refuse(name: str, space: spaces.Space, reason: str) -> None:
@@ -146,7 +148,7 @@ def from_environment(index: int) -> str:
 
 def check_finite(observations: Any, source: str = "") -> None:
     """
-    Refuse observations that are not finite, or whose squares single precision does not hold.
+    Refuse observations that are not finite, or too large to be learnt from.
 
     :param observations: an array, or a dictionary of arrays
     :param source: where they come from, to end the error with
@@ -312,7 +314,8 @@ def _check_values(array: np.ndarray, space: spaces.Space, name: str, source: str
     if _holds_integers(space) and array.dtype != dtype and (array.astype(dtype) != array).any():
         raise ValueError(f"{name} must hold integers that fit into {dtype}, got {_sample(array)} {source}".rstrip())
     n = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
-    if n is not None and not ((array >= 0) & (array < n)).all():
+    start = getattr(space, "start", 0)
+    if n is not None and not ((array >= start) & (array < start + n)).all():
         raise ValueError(f"{name} must be one of {space}, got {_sample(array)} {source}".rstrip())
 
 
@@ -322,8 +325,8 @@ def _holds_integers(space: spaces.Space) -> bool:
 
 def _check_magnitude(x: Any, name: str, source: str) -> None:
     # one product is faster than asking each number, and false for NaN
-    if x.dtype.kind == "f" and not float(np.vdot(x, x)) < MAX_MAGNITUDE:
-        check_magnitude(x, name, source)
+    if x.dtype.kind == "f" and not float(np.vdot(x, x)) < MAX_OBSERVATION:
+        check_magnitude(x, name, source, MAX_OBSERVATION)
 
 
 def _is_number(x: Any) -> bool:

@@ -34,25 +34,26 @@ class SuccessorFeatures(RepresentationDiscovery):
         """
         Q_i(s, a, z) = psi_i(s, a, z) . z.
 
-        :param values: psi_i, each (batch, skill_dim)
+        :param values: psi_i, each (batch, skill_dim), or (n_actions, batch, skill_dim)
         :param skills: (batch, skill_dim)
-        :return: (batch, n_critics)
+        :return: (batch, n_critics), or (n_actions, batch, n_critics)
         """
-        return (th.stack(values, dim=1) * self.skill_prior.embed(skills).unsqueeze(1)).sum(dim=2)
+        return (th.stack(values, dim=-2) * self.skill_prior.embed(skills).unsqueeze(1)).sum(dim=-1)
 
     def next_value(self, batch: SkillReplayBufferSamples) -> th.Tensor:
         """
-        psi_k(s', a', z) of the target critic k with the smaller psi_k . z, as a whole.
+        E[psi_k(s', a', z)] of the target critic k with the smaller psi_k . z, as a whole, over one sampled a', or over
+        all.
 
         :param batch: transitions
         :return: (batch, skill_dim)
         """
         following = self.policy.condition(batch.next_observations, batch.skills)
-        actions, _ = self.actor.action_log_prob(following)
+        actions, log_prob = self.actor.action_log_prob(following)
         values = self.critic_target(following, actions)
-        least = self.q_values(values, batch.skills).argmin(dim=1)
-        index = least[:, None, None].expand(-1, 1, self.skill_prior.dim)
-        return th.stack(values, dim=1).gather(1, index).squeeze(1)
+        least = self.q_values(values, batch.skills).argmin(dim=-1)[..., None, None]
+        index = least.expand(*least.shape[:-1], self.skill_prior.dim)
+        return self.actor.expectation(th.stack(values, dim=-2).gather(-2, index).squeeze(-2), log_prob)
 
     def critic_loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """

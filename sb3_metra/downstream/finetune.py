@@ -83,6 +83,8 @@ def sac_from_skill(
             "with model.normalization.wrap(venv)"
         )
     encoders = model.policy.actor.features_extractor
+    if not isinstance(model.action_space, spaces.Box):
+        raise ValueError(f"model must have continuous actions, which SB3's SAC learns, got {model.action_space}")
     if not isinstance(model.observation_space, spaces.Box) or any(True for _ in encoders.parameters()):
         raise ValueError(
             f"model must see vectors without an encoder to learn, got observations {model.observation_space} and "

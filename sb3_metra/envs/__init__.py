@@ -16,6 +16,7 @@ MAX_EPISODE_STEPS: dict[str, int] = {
     "sb3_metra/QuadrupedPixels-v0": 200,
     "sb3_metra/HumanoidPixels-v0": 200,
     "sb3_metra/KitchenPixels-v0": 50,
+    "sb3_metra/FourRooms-v0": 100,
 }
 """Every environment of this package, and the number of steps after which its episodes are truncated."""
 
@@ -29,6 +30,7 @@ _ENTRY_POINTS = {
     "sb3_metra/QuadrupedPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
     "sb3_metra/HumanoidPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
     "sb3_metra/KitchenPixels-v0": "sb3_metra.envs.kitchen:KitchenPixelEnv",
+    "sb3_metra/FourRooms-v0": "sb3_metra.envs.four_rooms:FourRoomsEnv",
 }
 
 # As in the authors' code. Camera 2 looks at the quadruped along y, 0 follows the humanoid from behind; floors are 30 m

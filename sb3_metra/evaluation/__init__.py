@@ -8,7 +8,7 @@ from sb3_metra.evaluation.coverage import (
     state_coverage,
     task_coverage,
 )
-from sb3_metra.evaluation.goals import GoalReacher, evaluate_goals, sample_goals
+from sb3_metra.evaluation.goals import GoalReacher, desired_goals, evaluate_goals, sample_goals
 from sb3_metra.evaluation.metrics import evaluate_skills, skill_metrics, skill_table
 from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
 from sb3_metra.evaluation.skills import skills_to_show
@@ -19,6 +19,7 @@ __all__ = [
     "SkillEvalCallback",
     "SkillTrajectory",
     "achieved_tasks",
+    "desired_goals",
     "evaluate_goals",
     "evaluate_skills",
     "policy_state_coverage",

@@ -7,8 +7,9 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_metra.common.goal_spaces import ACHIEVED, has_goal
 from sb3_metra.common.inputs import check_count, check_place, check_tasks
 
 #: From observations and the state after the step before, ``None`` at first, to actions and the new state.
@@ -139,7 +140,9 @@ def run_episodes(act: Act, env: VecEnv, n: int, limit: StepLimit, *, frames: boo
     :raises ValueError: if an episode has no end, or an environment reports what cannot be read
     """
     observation, state = env.reset(), None
-    records = [EpisodeRecord(_single(observation, i), env.unwrapped.reset_infos[i]) for i in range(n)]
+    first = [_single(observation, i) for i in range(n)]
+    infos = env.unwrapped.reset_infos
+    records = [EpisodeRecord(seen, _with_place(info, seen, env)) for seen, info in zip(first, infos, strict=False)]
     if frames:
         _keep_frames(env, records)
     for steps in count(1):
@@ -148,7 +151,7 @@ def run_episodes(act: Act, env: VecEnv, n: int, limit: StepLimit, *, frames: boo
         for i, record in enumerate(records):
             if not record.done:
                 last = infos[i]["terminal_observation"] if dones[i] else _single(observation, i)
-                record.add(last, float(rewards[i]), infos[i], bool(dones[i]))
+                record.add(last, float(rewards[i]), _with_place(infos[i], last, env), bool(dones[i]))
         if all(record.done for record in records) or limit.reached(steps):
             break
         if frames:
@@ -164,6 +167,24 @@ def _keep_frames(env: VecEnv, records: list[EpisodeRecord]) -> None:
             if image is None:
                 raise ValueError("env must render for frames, got no picture from render()")
             record.frames.append(image)
+
+
+def _with_place(info: dict[str, Any], observation: Any, env: VecEnv) -> dict[str, Any]:
+    """What an environment reports; in a goal environment the place is what is achieved, unless it reports another."""
+    if "coordinates" in info or not has_goal(observation):
+        return info
+    return info | {"coordinates": np.array(original(observation, env)[ACHIEVED], np.float64)}
+
+
+def original(observation: Any, env: VecEnv) -> Any:
+    """
+    An observation as it was before it was normalised.
+
+    :param observation: one, or a batch
+    :param env: the environments that gave it
+    """
+    normalizer = unwrap_vec_normalize(env)
+    return observation if normalizer is None else normalizer.unnormalize_obs(observation)
 
 
 def _single(observation: Any, index: int) -> Any:

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_metra.common.goal_spaces import DESIRED, at_goal, has_goal
 from sb3_metra.common.inputs import check_count, check_flag, check_number, check_numbers, check_place, check_seed
 from sb3_metra.common.skill_model import (
     Encoder,
@@ -23,7 +24,7 @@ from sb3_metra.common.skill_model import (
 )
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.type_aliases import Random
-from sb3_metra.evaluation.episodes import Act, EpisodeRecord, StepLimit, batch, run_episodes
+from sb3_metra.evaluation.episodes import Act, EpisodeRecord, StepLimit, batch, original, run_episodes
 from sb3_metra.evaluation.rollout import shape_or_value
 
 
@@ -219,8 +220,9 @@ def evaluate_goals(
 
     :param model: the policy over states and skills
     :param env: an environment, or a vectorised one, that reports ``info["coordinates"]`` and whose method
-        ``goal_observation(goal)`` gives the observation at a place; normalised as :func:`rollout_skills` says
-    :param goals: places, (n, k), such as :func:`sample_goals` draws
+        ``goal_observation(goal)`` gives the observation at a place, or a goal environment, whose places are what is
+        achieved; normalised as :func:`rollout_skills` says
+    :param goals: places, (n, k), such as :func:`sample_goals` or :func:`desired_goals` draws
     :param encode: phi; ``None``: the model's ``encode``
     :param prior: p(z); ``None``: the model's ``skill_prior``
     :param hold: keep the skill chosen at an episode's start (the paper: in Kitchen) instead of choosing at every step
@@ -238,7 +240,7 @@ def evaluate_goals(
         raise ValueError(f"goals must be finite places of shape (n, k), got {shape_or_value(goals)}")
 
     def check(vec_env: VecEnv, _: Sequence[Any]) -> None:
-        for info in vec_env.unwrapped.reset_infos:
+        for info in vec_env.unwrapped.reset_infos if not has_goal(vec_env.observation_space) else []:
             if np.shape(info.get("coordinates", ())) != places.shape[1:]:
                 raise ValueError(
                     f'goals must have as many coordinates as info["coordinates"] of env, got {places.shape[1]} and '
@@ -331,8 +333,11 @@ class _Journey:
     ) -> list[EpisodeRecord]:
         """One episode towards each goal."""
         seed, given = check_seed("seed", seed), as_vec_env(env)
-        if not given.has_attr("goal_observation"):
-            raise ValueError("env must have a method goal_observation(goal), got one without")
+        if not given.has_attr("goal_observation") and not has_goal(given.observation_space):
+            raise ValueError(
+                "env must have a method goal_observation(goal), or be a goal environment with the observations "
+                f"observation, achieved_goal and desired_goal, got one without: {given.observation_space}"
+            )
         limit = StepLimit(given, max_episode_steps)
         records: list[EpisodeRecord] = []
         with as_learnt(self.model, given) as vec_env:
@@ -353,16 +358,42 @@ class _Journey:
             nonlocal reacher
             if reacher is None:
                 self.check(env, goals)
-                reacher = GoalReacher(self.model, self.encode, self.prior, _goal_observations(env, goals), self.hold)
+                seen = _goal_observations(env, goals, observation)
+                reacher = GoalReacher(self.model, self.encode, self.prior, seen, self.hold)
             return reacher.predict(observation, skills, deterministic=True)
 
         return act
 
 
-def _goal_observations(env: VecEnv, goals: list[Any]) -> Any:
+def desired_goals(env: VecEnv | gym.Env, n: int = 50, seed: int | None = 0) -> np.ndarray:
+    """
+    Goals that a goal environment desires itself, one a reset.
+
+    :param env: an environment, or a vectorised one, with observations of the keys ``observation``, ``achieved_goal``
+        and ``desired_goal``
+    :param n: number of goals
+    :param seed: of the resets; ``None``: as they come
+    :return: (n, k)
+    :raises ValueError: if it is no goal environment
+    """
+    check_count("n", n)
+    vec_env = as_vec_env(env)
+    if not has_goal(vec_env.observation_space):
+        raise ValueError(f"env must be a goal environment, got observations in {vec_env.observation_space}")
+    if check_seed("seed", seed) is not None:
+        vec_env.seed(seed)
+    drawn = [original(vec_env.reset(), vec_env)[DESIRED].copy() for _ in range(-(-n // vec_env.num_envs))]
+    return np.concatenate(drawn)[:n].astype(np.float64)
+
+
+def _goal_observations(env: VecEnv, goals: list[Any], observation: Any) -> Any:
     """What is seen at the goals, one for each environment; spare environments go where the first one goes."""
     padded = goals + goals[:1] * (env.num_envs - len(goals))
-    seen = batch([env.env_method("goal_observation", goal, indices=[i])[0] for i, goal in enumerate(padded)])
+    if env.has_attr("goal_observation"):
+        seen = batch([env.env_method("goal_observation", goal, indices=[i])[0] for i, goal in enumerate(padded)])
+    else:
+        here = original(observation, env)
+        seen = batch([at_goal({key: x[i] for key, x in here.items()}, goal) for i, goal in enumerate(padded)])
     normalizer = unwrap_vec_normalize(env)
     return seen if normalizer is None else normalizer.normalize_obs(seen)
 

@@ -1,0 +1,5 @@
+"""Skills that leave the house: ONNX, weights, a contract, and a player without PyTorch and SB3."""
+
+from sb3_metra.export.writer import export_skills
+
+__all__ = ["export_skills"]
