@@ -170,29 +170,29 @@ def test_both_halves_work_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert met == [0]
 
 
-LOOKS = {
-    "weights": lambda model: model.policy.actor.mu.weight.detach().clone(),
-    "phi": lambda model: model.encode(np.zeros(2, np.float32)),
-    "action": lambda model: model.predict(np.zeros(2, np.float32), deterministic=True)[0],
-    "multiplier": lambda model: model.objective.dual.value.item(),
-    "replay": lambda model: model.replay_buffer.size(),
-    "updates": lambda model: (model.policy, model._n_updates)[1],
-}
+LOOKS: list[Any] = [  # one in each round
+    lambda model: model.policy.actor.mu.weight.detach().clone().numpy(),
+    lambda model: model.encode(np.zeros(2, np.float32)),
+    lambda model: model.predict(np.zeros(2, np.float32), deterministic=True)[0],
+    lambda model: model.objective.dual.value.numpy(),
+    lambda model: model.replay_buffer.size(),
+    lambda model: (model.policy, model._n_updates)[1],
+]
 
 
-@pytest.mark.parametrize("name", LOOKS)
-def test_who_looks_at_the_model_waits_for_the_learner_and_changes_nothing(name: str, sleeps: Any) -> None:
-    quiet = overlapped()
+def test_who_looks_at_the_model_waits_for_the_learner_and_changes_nothing(sleeps: Any) -> None:
+    def see() -> See:
+        return See(lambda model: LOOKS[model.num_timesteps // ROUND](model))
+
+    slow_learner, slow_environments = see(), see()
+    quiet = overlapped(6 * ROUND)
     sleeps(0, 0.0, 0.01)
-    see, again = See(LOOKS[name]), See(LOOKS[name])
-    assert_same_run(overlapped(callback=see), quiet)
+    assert_same_run(overlapped(6 * ROUND, slow_learner), quiet)
     sleeps(0, 0.002, 0.0)
-    overlapped(callback=again)
-    assert [np.asarray(x).tolist() for x in see.seen] == [np.asarray(x).tolist() for x in again.seen]
-    if name == "replay":  # whole at any step, the one that was just taken included
-        assert see.seen == [8 * k + 3 for k in range(7)]
-    if name == "updates":
-        assert see.seen == [2 * k for k in range(7)]
+    overlapped(6 * ROUND, slow_environments)
+    for first, second in zip(slow_learner.seen, slow_environments.seen, strict=True):
+        assert np.array_equal(first, second)
+    assert slow_learner.seen[4:] == [4 * 8 + 3, 2 * 5]  # the step that was just taken included
 
 
 def test_files_that_are_written_in_a_round_are_whole(tmp_path: Path, sleeps: Any) -> None:
