@@ -35,7 +35,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sb3-metra demo $(DEMO_ARGS)
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 slow: $(VENV)/.tests
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

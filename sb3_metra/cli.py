@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import gymnasium as gym
 
 from sb3_metra import __version__
+from sb3_metra.commands.pretrained import put_in
+from sb3_metra.pretrained import names
 
 COMMANDS = {
     "demo": "train on a MuJoCo body for three minutes and show what the skills do; needs no argument",
@@ -18,6 +20,8 @@ COMMANDS = {
     "prompt": "find the skill that a reward asks for, without training, as JSON: prompt RUN --env ID --reward vx",
     "export": "write a saved model's skills as ONNX with all that is needed to run them anywhere: export RUN --out DIR",
     "compare": "draw several runs or methods together, with intervals over seeds: compare metra=runs/a lsd=runs/b",
+    "doctor": "say what is wrong with a run, with numbers and the remedy: doctor RUN --env ID",
+    "study": "train methods x environments x seeds x changes from one file, here, on Ray or on SLURM: study arena",
     "report": "write a web page on which the skills of a saved model can be explored",
 }
 """Every command, the name of a module in ``sb3_metra.commands``, and what it does."""
@@ -41,11 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run a command.
 
     :param argv: the words after ``sb3-metra``; those of the process if ``None``
-    :return: the exit status: 0; 2 after a mistake, which is told in one sentence; 1 after another error; 130 if
-        interrupted
+    :return: the exit status: 0, or the command's own; 2 after a mistake, which is told in one sentence; 1 after
+        another error; 130 if interrupted
     """
     lines = [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
-    usage = "`sb3-metra COMMAND --help` lists the arguments of a command."
+    usage = (
+        "`sb3-metra COMMAND --help` lists the arguments of a command. Where it takes a model, `--pretrained NAME`\n"
+        f"takes one that comes with the package: {', '.join(names())}."
+    )
     description = "\n".join(["Discover skills without a reward.", "", "commands:", *lines, "", usage])
     parser = argparse.ArgumentParser(
         prog="sb3-metra", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -56,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     options = parser.parse_args(argv)
     try:
-        importlib.import_module(f"sb3_metra.commands.{options.command}").run(options.arguments)
+        words = put_in(options.command, options.arguments)
+        status = importlib.import_module(f"sb3_metra.commands.{options.command}").run(words)
     except MISTAKES as error:
         if options.traceback or not str(error):
             raise
@@ -71,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"sb3-metra {options.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 if __name__ == "__main__":

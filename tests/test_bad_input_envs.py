@@ -79,8 +79,9 @@ TABLE: dict[str, dict[str, list[Any]]] = {
     },
     "sb3_metra/HumanoidPixels-v0": LOADED,
     "sb3_metra/KitchenPixels-v0": PIXELS,
+    "sb3_metra/FourRooms-v0": {**PICTURE, "layout": [-1, 0.5, "0", None], "start": ["north", 1, None, ["north west"]]},
 }
-NEEDS = {"Point": "numpy", "Ant": "mujoco", "Half": "mujoco", "Kitch": "gymnasium_robotics"}
+NEEDS = {"Four": "minigrid", "Point": "numpy", "Ant": "mujoco", "Half": "mujoco", "Kitch": "gymnasium_robotics"}
 
 
 def needs(env_id: str) -> None:

@@ -309,7 +309,12 @@ def test_summaries_need_no_library_for_single_runs(monkeypatch: pytest.MonkeyPat
 # Every method
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+USUAL = ("DIAYN", "METRA", "VISR")  # without phi, with it, and with successor features
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in sorted(ALGORITHMS)]
+)
 def test_every_method_is_measured_drawn_and_explored(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

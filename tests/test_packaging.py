@@ -123,7 +123,19 @@ def test_all_holds_every_extra_that_users_need() -> None:
         for extra in metadata.metadata("sb3-metra").get_all("Provides-Extra") or []
     }
     users = set(by_extra) - {"all", "tests", "docs"}
-    assert users == {"mujoco", "dmc", "kitchen", "progress", "zoo", "plot", "stats", "export", "hub"}
+    assert users == {
+        "mujoco",
+        "dmc",
+        "kitchen",
+        "minigrid",
+        "progress",
+        "zoo",
+        "plot",
+        "stats",
+        "export",
+        "hub",
+        "distributed",
+    }
     assert by_extra["all"] == set().union(*(by_extra[extra] for extra in users))
 
 

@@ -30,6 +30,8 @@ def open_env(make: Maker, request: pytest.FixtureRequest) -> Maker:  # noqa: F81
             request.getfixturevalue("kitchen")
         if env_id in SUITE:
             pytest.importorskip("dm_control")
+        if "FourRooms" in env_id:
+            pytest.importorskip("minigrid")
         return Monitor(make(env_id))
 
     return open_env
@@ -43,7 +45,11 @@ def through_json(state: dict[str, Any]) -> dict[str, Any]:
 
 def go_on(env: gym.Env, n: int, seed: int) -> list[np.ndarray]:
     """All that an environment gives for some actions, with one reset of its own in between."""
-    actions = np.random.default_rng(seed).uniform(-1.0, 1.0, (n, *env.action_space.shape)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        actions = rng.integers(env.action_space.n, size=n)
+    else:
+        actions = rng.uniform(-1.0, 1.0, (n, *env.action_space.shape)).astype(np.float32)
     given: list[Any] = []
     for step, action in enumerate(actions):
         observation, reward, terminated, truncated, info = env.step(action)

@@ -44,7 +44,7 @@ def test_a_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_
     assert second.replay_buffer is not None
     assert second.replay_buffer.size() == 400  # of each of two environments
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"session_000.csv", "session_001.csv", "settings.json", "model.zip", "skills.png"} <= names
+    assert {"settings.json", "model.zip", "best_model.zip", "skills.png"} <= names
 
 
 def test_another_method_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,14 +6,9 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from sb3_metra.common.inputs import check_folder
-from sb3_metra.evaluation.runs import curve, find_log, read_log
-
-Curves = dict[str, list[tuple[np.ndarray, np.ndarray]]]
+from sb3_metra.evaluation.runs import Curves, curve, find_log, read_log, summarize
 
 _DESCRIPTION = """\
 Draw the logs of several runs together, and print a table of them as JSON.
@@ -93,34 +88,6 @@ def read_runs(runs: Mapping[str, Sequence[Path]], metric: str, x: str) -> Curves
             except ValueError as error:
                 raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     return curves
-
-
-def summarize(curves: Curves, intervals: bool = True) -> dict[str, dict[str, Any]]:
-    """
-    What each method reaches: at its runs' last common place, and at best.
-
-    :param curves: for each label its runs, pairs of x and y
-    :param intervals: add interquartile mean, mean and median with 95 % intervals, which needs rliable for several runs
-    :return: for each label the number of runs, the last common place, and the values there and at best
-    """
-    methods: dict[str, dict[str, Any]] = {}
-    for label, runs in curves.items():
-        last = min(float(x[-1]) for x, _ in runs)
-        final = [float(np.interp(last, x, y)) for x, y in runs]
-        best = [float(y.max()) for _, y in runs]
-        methods[label] = {"n_runs": len(runs), "last": last, "final": {"runs": final}, "best": {"runs": best}}
-        for name, values in (("final", final), ("best", best)):
-            methods[label][name] |= _statistics(values, intervals)
-    return methods
-
-
-def _statistics(values: list[float], intervals: bool) -> dict[str, Any]:
-    if len(values) == 1 or not intervals:
-        return {"mean": {"value": float(np.mean(values)), "low": None, "high": None}}
-    from sb3_metra.evaluation.aggregate import aggregate_runs
-
-    summary = aggregate_runs({"": values})[""]
-    return {name: summary[name] for name in ("iqm", "mean", "median")}
 
 
 def _words(column: str) -> str:

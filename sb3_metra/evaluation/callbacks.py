@@ -24,7 +24,8 @@ from sb3_metra.evaluation.metrics import constraint_norm_of, headline, judged_by
 from sb3_metra.evaluation.rollout import SkillTrajectory, has_coordinates, rollout_skills
 from sb3_metra.evaluation.skills import skills_to_show
 
-_TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
+#: The formats of SB3's logger that pictures and texts are kept out of.
+TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
 
 
 class SkillEvalCallback(BaseCallback):
@@ -213,6 +214,11 @@ class SkillEvalCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self.evaluate()
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of this process until now, without the evaluations."""
+        return time.process_time() - self._own_cpu_seconds
+
     def evaluate(self) -> int:
         """
         Measure the skills now, and log.
@@ -237,7 +243,7 @@ class SkillEvalCallback(BaseCallback):
             self.last_metrics |= self._tracker.metrics()
         self._log_pictures(model)
         self._own_cpu_seconds += time.process_time() - start
-        self.logger.record("time/cpu_seconds", time.process_time() - self._own_cpu_seconds, exclude="tensorboard")
+        self.logger.record("time/cpu_seconds", self.cpu_seconds, exclude="tensorboard")
         log_metrics(self.logger, self.last_metrics, self.num_timesteps)
         self._keep_the_best()
         return self.last_coverage
@@ -270,11 +276,11 @@ class SkillEvalCallback(BaseCallback):
             title = f"{self.num_timesteps} steps"
             if has_coordinates(self.last_trajectories):
                 figure = plot_trajectories(self.last_trajectories, title=title, columns=self.columns)
-                self.logger.record("eval/skills", Figure(figure, close=False), exclude=_TENSORBOARD_ONLY)
+                self.logger.record("eval/skills", Figure(figure, close=False), exclude=TENSORBOARD_ONLY)
             encode = encoder_of(model)
             if encode is not None:
                 figure = plot_phi(self.last_trajectories, encode, title=title)
-                self.logger.record("eval/phi", Figure(figure, close=False), exclude=_TENSORBOARD_ONLY)
+                self.logger.record("eval/phi", Figure(figure, close=False), exclude=TENSORBOARD_ONLY)
         if self.video_skills:
             from sb3_metra.evaluation.video import skill_grid
 

@@ -6,6 +6,7 @@ import csv
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,31 +14,35 @@ from sb3_metra.common.inputs import check_mapping, check_path, check_text
 
 STEPS = "time/total_timesteps"
 
+Curves = dict[str, list[tuple[np.ndarray, np.ndarray]]]
+"""For each label its runs, pairs of x and y, (n,) each."""
+
 #: Files that hold the log of a run, in the order in which a folder is searched for them.
 LOG_FILES = ("progress.csv", "evaluations.npz", "evaluation.json")
 
 
-def find_log(path: str | Path) -> Path:
+def find_log(path: str | Path, name: str = "RUN") -> Path:
     """
     The file that holds a run's log.
 
     :param path: the file, or the run's folder
+    :param name: what to call it in an error
     :raises ValueError: where there is none
     """
     path = check_path("path", path)
     if path.is_file():
         return path
-    for name in LOG_FILES:
-        if (path / name).is_file():
-            return path / name
+    for file in LOG_FILES:
+        if (path / file).is_file():
+            return path / file
     what = "holds neither" if path.is_dir() else "does not exist"
     raise ValueError(
-        f"RUN must be a file, or a folder with one of {', '.join(LOG_FILES)}, got {str(path)!r}, which {what}: "
+        f"{name} must be a file, or a folder with one of {', '.join(LOG_FILES)}, got {str(path)!r}, which {what}: "
         "SB3 writes progress.csv with `configure(folder, ['csv'])`, and `sb3-metra train` writes evaluations.npz"
     )
 
 
-def read_log(path: str | Path) -> dict[str, np.ndarray]:
+def read_log(path: str | Path, name: str = "RUN") -> dict[str, np.ndarray]:
     """
     The columns of a run's log, by name.
 
@@ -45,10 +50,11 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
     the reward. Of an evaluation of a saved model, one row, with its steps where they are known.
 
     :param path: a CSV file, evaluations.npz, an evaluation's JSON, or a folder that holds one
+    :param name: what to call it in an error
     :return: each (n,), float64, NaN where nothing was logged
     :raises ValueError: where there is no such file, or it cannot be read
     """
-    log = _read(find_log(path))
+    log = _read(find_log(path, name))
     if not log or not len(next(iter(log.values()))):
         raise ValueError(f"{path} must hold at least one line of the log, got none")
     return log
@@ -122,6 +128,34 @@ def curve(log: dict[str, np.ndarray], metric: str, x: str = STEPS) -> tuple[np.n
     if not kept.any():
         raise ValueError(f"the log must hold a value of {metric!r} at least once, got none")
     return xs[kept], ys[kept]
+
+
+def summarize(curves: Curves, intervals: bool = True) -> dict[str, dict[str, Any]]:
+    """
+    What each method reaches: at its runs' last common place, and at best.
+
+    :param curves: for each label its runs, pairs of x and y
+    :param intervals: add interquartile mean, mean and median with 95 % intervals, which needs rliable for several runs
+    :return: for each label the number of runs, the last common place, and the values there and at best
+    """
+    methods: dict[str, dict[str, Any]] = {}
+    for label, runs in curves.items():
+        last = min(float(x[-1]) for x, _ in runs)
+        final = [float(np.interp(last, x, y)) for x, y in runs]
+        best = [float(y.max()) for _, y in runs]
+        methods[label] = {"n_runs": len(runs), "last": last, "final": {"runs": final}, "best": {"runs": best}}
+        for name, values in (("final", final), ("best", best)):
+            methods[label][name] |= _statistics(values, intervals)
+    return methods
+
+
+def _statistics(values: list[float], intervals: bool) -> dict[str, Any]:
+    if len(values) == 1 or not intervals:
+        return {"mean": {"value": float(np.mean(values)), "low": None, "high": None}}
+    from sb3_metra.evaluation.aggregate import aggregate_runs
+
+    summary = aggregate_runs({"": values})[""]
+    return {name: summary[name] for name in ("iqm", "mean", "median")}
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:

@@ -1,0 +1,72 @@
+"""What can be wrong with skills: the actor does not listen, the body stands, or it lies on its back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sb3_metra.doctor.examination import Examination
+from sb3_metra.doctor.findings import CannotTell, check
+
+
+@check(
+    "error",
+    healthy="two skills act 0.6 apart and more at the same observation, where 2 is from one bound to the other",
+    remedy="train on if it is early; a larger actor_gain in policy_kwargs lets the first actions depend on the skill; "
+    "look at whether the reward moves (train/intrinsic_reward) and whether entropy outweighs it",
+    read="docs/modules/metra.md",
+)
+def actor_ignores_skill(exam: Examination) -> str | None:
+    """The actor does the same whatever the skill."""
+    actions = exam.skill_actions
+    n = actions.shape[1]
+    apart = np.sqrt(np.square(actions[:, :, None] - actions[:, None]).mean(axis=-1))
+    distance = float(apart.sum() / (len(actions) * n * (n - 1)))
+    if distance >= 0.05:
+        return None
+    return f"actions of {n} skills at the same {len(actions)} observations are {distance:.2g} apart"
+
+
+@check(
+    "error",
+    healthy="skills get farther than random actions: 1.3 times as far early on, 10 to 20 times as far when learnt",
+    remedy="train on if it is early; else look at phi's findings first: without a reward nothing makes the body go",
+    read="docs/modules/evaluation.md",
+)
+def skills_stand_still(exam: Examination) -> str | None:
+    """Skills end nearer to their start than random actions do."""
+    distances = exam.skill_distances
+    by_chance, median = float(np.median(exam.random_distances)), float(np.median(distances))
+    if not by_chance > 0:
+        raise CannotTell("random actions lead nowhere here")
+    if median >= 0.5 * by_chance:
+        return None
+    return (
+        f"half of {len(distances)} skills end within {median:.2g} of their start, random actions within {by_chance:.2g}"
+    )
+
+
+@check(
+    "warning",
+    healthy="the body is on its feet, or on its way, for most of an episode",
+    remedy="end training episodes there (terminate_on_back=True of the bodies of this package), so that memory holds "
+    "something else; or train on until skills get up",
+    read="docs/guide/environments.md",
+)
+def absorbing_state(exam: Examination) -> str | None:
+    """Most of the time passes where the body has fallen, or has stopped for good."""
+    lying = exam.share_on_back
+    if lying is not None and lying > 0.5:
+        return f"the body lies on its back at {lying:.0%} of the steps"
+    share = float(np.median([_share_at_end(places) for places in exam.coordinates]))
+    if np.median(exam.skill_distances) < 0.5 * np.median(exam.random_distances):
+        raise CannotTell("the skills stand still from the start")
+    return None if share <= 0.5 else f"half of the skills spend the last {share:.0%} of an episode at one place"
+
+
+def _share_at_end(places: np.ndarray) -> float:
+    """The share of an episode that is left when the body gets to its last place, within 2 % of the way there."""
+    away = np.linalg.norm(places - places[-1], axis=1)
+    return 1.0 - float(np.flatnonzero(away > 0.02 * away.max()).max(initial=-1) + 1) / len(places)
+
+
+CHECKS = (actor_ignores_skill, skills_stand_still, absorbing_state)

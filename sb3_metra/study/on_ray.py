@@ -1,0 +1,202 @@
+"""Trials on Ray: a cluster, or this machine. The only module that imports it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+try:
+    import ray
+    from ray import tune
+    from ray.tune.experiment import Trial as TuneTrial
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+except ImportError as error:
+    raise ImportError(
+        f'a study on Ray needs it ({error}): pip install "sb3-metra[distributed]", or run it without, by --jobs 2'
+    ) from error
+
+from sb3_metra.common.arguments import check_names
+from sb3_metra.study.folder import end_trial, read_error, read_result, to_run
+from sb3_metra.study.local import Show
+from sb3_metra.study.plan import Study
+
+_SCHEDULERS = {"asha": AsyncHyperBandScheduler, "median": MedianStoppingRule}
+_CONNECT_SECONDS = 5.0
+
+
+def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show) -> None:
+    """
+    Run a study's trials as trials of Ray Tune, as many at once as there are CPUs and GPUs for them.
+
+    :param study: the study
+    :param out: its folder, which all nodes see under this path
+    :param mark: of the study
+    :param address: of a cluster, ``auto`` for the one that this machine belongs to; ``None``: one on this machine
+    :param show: called now and then
+    :raises ValueError: if the cluster cannot be reached or the scheduler not made
+    """
+    names = to_run(study, out)
+    scheduler = _PerEnvironment(study) if study.scheduler is not None else FIFOScheduler()
+    if not names:
+        return
+    started = not ray.is_initialized()
+    if started:
+        _connect(address)
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial writes its own log
+    try:
+        _check_resources(study)
+        configs = [
+            {"trial": name, "env": study.trials[name].env, "out": str(out.resolve()), "mark": mark} for name in names
+        ]
+        tuner = tune.Tuner(
+            tune.with_resources(_make_trainable(), {"cpu": study.cpus, "gpu": study.gpus}),
+            param_space={"run": tune.grid_search(configs)},
+            tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=False),  # a process for each
+            run_config=tune.RunConfig(
+                name=mark,
+                storage_path=str(out.resolve() / "ray"),
+                failure_config=tune.FailureConfig(max_failures=study.retries),
+                callbacks=[_Watch(out, show)],
+                verbose=0,
+            ),
+        )
+        results = tuner.fit()
+        for result in (results[i] for i in range(len(results))):
+            assert result.config is not None
+            _end(out / result.config["run"]["trial"], result.error)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    if address is None:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    where = f"--address must be that of a running Ray cluster, got {address!r}"
+    try:
+        if address != "auto":
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _check_resources(study: Study) -> None:
+    """A trial that no node has room for would wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, need in (("CPU", study.cpus), ("GPU", study.gpus)):
+        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if need > most:
+            raise ValueError(f"{name.lower()}s must fit on a node, whose most are {most:g}, got {need:g}")
+
+
+def _make_trainable() -> Callable[[dict[str, Any]], None]:
+    """A function inside a function is sent whole: a node that lacks this package can still say so."""
+
+    def run_trial(config: dict[str, Any]) -> None:
+        import platform
+
+        from ray import tune
+
+        run = config["run"]
+        try:
+            from sb3_metra.study.attempt import attempt
+        except ImportError as error:
+            raise RuntimeError(f"{platform.node()} must have sb3_metra as the study: {error}") from None
+        result = attempt(run["out"], run["trial"], run["mark"], tune.report)
+        if result["status"] != "failed":
+            tune.report({name: result[name] for name in ("steps", "coverage", "cpu_seconds")})
+
+    return run_trial
+
+
+def _end(place: Path, error: BaseException | None) -> None:
+    """Say how a trial ended, if it could not do so itself: it failed, or a scheduler stopped it."""
+    if read_result(place):
+        return
+    if error is None:
+        end_trial(place, "stopped")
+        return
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    end_trial(place, "failed", read_error(place, last))
+
+
+class _Watch(tune.Callback):
+    """
+    Shows how far the study is, and writes down how trials end.
+
+    :param out: the study's folder
+    :param show: called with the names of running trials
+    """
+
+    def __init__(self, out: Path, show: Show) -> None:
+        self.out, self.show = out, show
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune writes its callbacks down, to restore them; a study restores itself from its folder."""
+        return tune.Callback, ()
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Called in each turn of Tune's loop."""
+        self.show({trial.config["run"]["trial"] for trial in trials if trial.status == "RUNNING"})
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Called if a trial has ended, by itself or by the scheduler."""
+        _end(self.out / trial.config["run"]["trial"], None)
+
+
+class _PerEnvironment(FIFOScheduler):
+    """
+    One of Tune's schedulers for each environment, because coverage can be compared within one only.
+
+    :param study: names the scheduler and its arguments
+    """
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        own = dict(study.scheduler or {})
+        kind = _SCHEDULERS[own.pop("name")]
+        check_names("scheduler", own, kind, {"time_attr", "metric", "mode"})
+        self.own: dict[str, TrialScheduler] = {}
+        for env in {trial.env: None for trial in study.trials.values()}:
+            trials = [trial for trial in study.trials.values() if trial.env == env]
+            arguments: dict[str, Any] = {"grace_period": trials[0].eval_freq}
+            if kind is AsyncHyperBandScheduler:
+                arguments["max_t"] = max(trial.steps for trial in trials)
+            try:
+                self.own[env] = kind(time_attr="steps", metric="coverage", mode="max", **arguments | own)
+            except (AssertionError, TypeError, ValueError) as error:
+                raise ValueError(f"scheduler must be one that Tune can make, got {study.scheduler}: {error}") from error
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """The schedulers know the metric; Tune does not, because it would end the study if a trial reports none."""
+        return True
+
+    def _of(self, trial: TuneTrial) -> TrialScheduler:
+        return self.own[trial.config["run"]["env"]]
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Called when a trial is added."""
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Called when a trial has failed."""
+        self._of(trial).on_trial_error(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
+        """Called with each evaluation; says whether to go on."""
+        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict) -> None:
+        """Called when a trial has ended."""
+        self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Called when a trial is taken out."""
+        self._of(trial).on_trial_remove(tune_controller, trial)
