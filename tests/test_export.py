@@ -243,7 +243,7 @@ def test_names_of_skills_that_nobody_named() -> None:
 def test_spaces_as_json() -> None:
     space = spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-np.inf, np.array([1.0, np.inf], np.float32))})
     parts = json.loads(json.dumps(describe_space(space)))["spaces"]
-    assert parts["a"] == {"type": "Discrete", "shape": [], "dtype": "int64", "image": False, "n": 3}
+    assert parts["a"] == {"type": "Discrete", "shape": [], "dtype": "int64", "image": False, "n": 3, "start": 0}
     assert (parts["b"]["low"], parts["b"]["high"]) == (None, [1.0, None])
 
 

@@ -156,5 +156,5 @@ class SkillPlayer:
             array = (array - mean) / np.sqrt(var + statistics["epsilon"])
             array = np.clip(array, -statistics["clip"], statistics["clip"])
         dtype = np.float32 if statistics is not None or np.dtype(space["dtype"]).kind == "f" else space["dtype"]
-        array = np.ascontiguousarray(array, dtype)
+        array = np.array(array, dtype, order="C")
         return (array if batched else array[None]), batched
