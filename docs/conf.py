@@ -14,7 +14,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results/*/results.md"]  # pages that others include
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

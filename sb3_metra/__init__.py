@@ -8,6 +8,7 @@ from sb3_metra import envs
 from sb3_metra.algorithms import ALGORITHMS, CIC, CSD, CSF, DADS, DIAYN, LSD, METRA, VISR, GenDa, load
 from sb3_metra.common.plain import add_safe_globals
 from sb3_metra.common.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_metra.pretrained import load_pretrained
 
 __version__ = "0.1.0"
 
@@ -29,4 +30,5 @@ __all__ = [
     "add_safe_globals",
     "envs",
     "load",
+    "load_pretrained",
 ]

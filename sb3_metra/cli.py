@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import gymnasium as gym
 
 from sb3_metra import __version__
+from sb3_metra.commands.pretrained import put_in
+from sb3_metra.pretrained import names
 
 COMMANDS = {
     "demo": "train on a MuJoCo body for three minutes and show what the skills do; needs no argument",
@@ -47,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         another error; 130 if interrupted
     """
     lines = [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
-    usage = "`sb3-metra COMMAND --help` lists the arguments of a command."
+    usage = (
+        "`sb3-metra COMMAND --help` lists the arguments of a command. Where it takes a model, `--pretrained NAME`\n"
+        f"takes one that comes with the package: {', '.join(names())}."
+    )
     description = "\n".join(["Discover skills without a reward.", "", "commands:", *lines, "", usage])
     parser = argparse.ArgumentParser(
         prog="sb3-metra", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -58,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     options = parser.parse_args(argv)
     try:
-        status = importlib.import_module(f"sb3_metra.commands.{options.command}").run(options.arguments)
+        words = put_in(options.command, options.arguments)
+        status = importlib.import_module(f"sb3_metra.commands.{options.command}").run(words)
     except MISTAKES as error:
         if options.traceback or not str(error):
             raise

@@ -8,7 +8,9 @@ as long as it is open. Everything else is rl_zoo3's.
 """
 
 import argparse
+import random
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +24,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 try:
+    import optuna
     import rl_zoo3
     import rl_zoo3.enjoy
     import rl_zoo3.exp_manager
@@ -30,6 +33,7 @@ try:
     import rl_zoo3.utils
     from optuna import Trial
     from rl_zoo3.callbacks import TrialEvalCallback
+    from sqlalchemy.exc import SQLAlchemyError
 except ImportError as error:
     raise ImportError(
         f'The commands train and enjoy need rl_zoo3 ({error}): install it with `pip install "sb3-metra[zoo]"`.'
@@ -280,6 +284,7 @@ def train(arguments: Sequence[str]) -> None:
         if options.skills is not None or options.skill_length is not None:
             raise ValueError(f"--skills needs an --algo that chooses them, such as sac or ppo, got {known.algo}.")
         defaults = {"--algo": known.algo, "--conf-file": str(settings_path(known.algo, options.paper))}
+        _open_storage(arguments)
         with judged_by_coverage(), remembered(arguments, options.paper):
             _run("train", [*_words(defaults | _TRAIN_DEFAULTS), *arguments], options.trust)
     else:
@@ -318,6 +323,29 @@ def _skill_arguments(model: str | None, skill_length: int | None, arguments: Seq
         *known.hyperparams,
         f"vec_env_wrapper:{ {'sb3_metra.zoo.follow_skills': keywords} }",
     ]
+
+
+def _open_storage(arguments: Sequence[str]) -> None:
+    """Make the tables and the study of a search in a database: of workers that begin at once, only one can do so."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-optimize", "--optimize", "--optimize-hyperparameters", action="store_true")
+    parser.add_argument("--storage")
+    parser.add_argument("--study-name")
+    known, _ = parser.parse_known_args(arguments)
+    if not known.optimize or "://" not in (known.storage or "") or known.study_name is None:
+        return
+    for wait in (0.5, 1.0, 2.0, None):
+        try:
+            optuna.create_study(
+                storage=known.storage, study_name=known.study_name, direction="maximize", load_if_exists=True
+            )
+        except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            if wait is None:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"--storage must be a database, got {known.storage!r}: {reason}") from error
+            time.sleep(random.uniform(0.5, 1.0) * wait)
+        else:
+            return
 
 
 def enjoy(arguments: Sequence[str]) -> None:

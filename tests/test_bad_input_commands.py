@@ -54,6 +54,19 @@ COMMANDS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {
             "--env": ENVS,
         },
     ),
+    "doctor": (
+        ["model.zip", "--env", POINT, "--n-episodes", "2"],
+        {
+            "--n-episodes": (*COUNTS, "1"),
+            "--seed": SEEDS,
+            "--n-envs": COUNTS,
+            "--max-episode-steps": COUNTS,
+            "--env-kwargs": KEYWORDS,
+            "--log": ("nowhere", "empty", "torn.zip", "a_file", ""),
+            "--device": DEVICES,
+            "--env": ENVS,
+        },
+    ),
     "report": (
         ["model.zip", "--env", POINT, "--no-video", "--n-skills", "1"],
         {
@@ -211,7 +224,7 @@ def test_bad_options(
     assert not Path("compare").exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "goals", "report"])
+@pytest.mark.parametrize("command", ["evaluate", "goals", "doctor", "report"])
 def test_bad_models(
     command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

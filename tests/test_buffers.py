@@ -262,8 +262,8 @@ def test_bad_transitions_are_refused_and_nothing_is_kept(name: str, value: Any, 
     assert buffer.pos == before[1]["pos"] + 1
 
 
-@pytest.mark.parametrize("value", [9.9e17, -9.9e17, 1e-300])
-def test_large_numbers_that_single_precision_can_square_are_taken(value: float) -> None:
+@pytest.mark.parametrize("value", [9.9e8, -9.9e8, 1e-300])
+def test_large_numbers_that_can_be_learnt_from_are_taken(value: float) -> None:
     buffer = SkillReplayBuffer(8, VECTOR, ACTIONS, "cpu", 2, skill_dim=2)
     buffer.add(**(good_step() | {"next_obs": np.full((2, 3), value)}))
     assert np.isfinite(buffer.next_observations**2).all()
@@ -511,3 +511,12 @@ def test_files_of_earlier_versions_load(kind: str) -> None:
     assert old.pos == buffer.pos == 5
     assert np.array_equal(old._episodes.first(rows, envs, 5), buffer._episodes.first(rows, envs, 5))
     assert np.array_equal(old._episodes.remaining(rows, envs, 4), buffer._episodes.remaining(rows, envs, 4))
+
+
+def test_samples_lie_where_tensors_lie() -> None:
+    """Products depend in their last bits on where an array lies, which NumPy leaves to chance: a run would, too."""
+    buffer = SkillReplayBuffer(64, VECTOR, ACTIONS, "cpu", 1, skill_dim=2)
+    fill(buffer, 8)
+    samples = [buffer.sample(n) for n in range(1, 40)]
+    places = [x.data_ptr() for sample in samples for x in sample if isinstance(x, th.Tensor)]
+    assert {place % 64 for place in places} == {0}

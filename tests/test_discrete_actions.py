@@ -208,9 +208,9 @@ def test_every_method_learns(name: str) -> None:
         assert any(not th.equal(before[key], x) for key, x in after.items() if key.startswith(f"/{part}")), part
 
 
-@pytest.mark.parametrize("name", ["METRA", "CSF"])
-def test_a_run_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
-    model = make(name, grids("MultiDiscrete")).learn(32)
+@pytest.mark.parametrize(("name", "kwargs"), [("METRA", {}), ("CSF", {}), ("METRA", {"overlap": True})])
+def test_a_run_goes_on_to_the_bit(name: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    model = make(name, grids("MultiDiscrete"), **kwargs).learn(32)
     model.save_checkpoint(tmp_path)
     after = state_of(model)
     model.learn(32, reset_num_timesteps=False)

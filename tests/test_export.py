@@ -25,7 +25,7 @@ from sb3_metra.commands.export import parse_skill
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.export.contract import describe_space, name_skills
 from tests.test_goal_envs import wanderers
-from tests.toys import TINY, grids, scripted_envs, tiny_model
+from tests.toys import TINY, scripted_envs, tiny_model
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -62,12 +62,9 @@ def check_equal(player: SkillPlayer, model: Any, observations: Any, n: int = 3) 
     skills, rng = model.skill_prior.evaluation_skills(n), np.random.default_rng(0)
     expected, _ = model.predict(own, state=skills, deterministic=True)
     np.testing.assert_allclose(player.act(observations, skills), expected, rtol=1e-5, atol=1e-5)
-    noise = rng.standard_normal((n, expected[0].size)).astype(np.float32)
+    noise = model.policy.actor.draw_noise(n, rng)
     tensors = {k: th.as_tensor(x) for k, x in own.items()} if isinstance(own, dict) else th.as_tensor(own)
-    conditioned = model.policy.condition(tensors, th.as_tensor(skills))
-    with th.no_grad():
-        sampled = model.policy.actor.action_log_prob(conditioned, th.as_tensor(noise))[0].numpy()
-    sampled = model.policy.unscale_action(sampled.reshape(expected.shape))
+    sampled = model.policy.unscale_action(model.policy.act(tensors, skills, noise=noise))
     assert not np.allclose(sampled, expected)
     np.testing.assert_allclose(player.act(observations, skills, noise), sampled, rtol=1e-5, atol=1e-5)
     first = {k: x[0] for k, x in observations.items()} if isinstance(observations, dict) else observations[0]
@@ -317,6 +314,21 @@ def test_dictionaries_of_which_a_part_is_normalised(tmp_path: Path) -> None:
     check_equal(SkillPlayer(tmp_path), model, observations)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("space", [spaces.Discrete(5, start=2), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)])
+def test_actions_that_can_be_counted(space: spaces.Space, tmp_path: Path) -> None:
+    class Choosing(Counted):
+        action_space = space
+
+    model = tiny_model(DummyVecEnv([Choosing]), "MultiInputPolicy")
+    model.export(tmp_path)
+    steps = [model.observation_space.sample() for _ in range(8)]
+    player, observations = SkillPlayer(tmp_path), {key: np.stack([x[key] for x in steps]) for key in steps[0]}
+    check_equal(player, model, observations, n=8)
+    action = player.act(steps[0], "+0")
+    assert space.contains(action if action.shape else int(action))
+
+
 class Wide(BaseFeaturesExtractor):
     """An extractor of one's own that ONNX can express."""
 
@@ -349,21 +361,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert list(player.skills) == ["n"]
     assert cli.main(["evaluate", str(out), "--env", "sb3_metra/PointMass-v0", "--n-skills", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["n_skills"] == 2
-
-
-def test_discrete_actions(tmp_path: Path) -> None:
-    model = tiny_model(grids("MultiDiscrete"))
-    model.export(tmp_path / "skills")
-    player, rng = SkillPlayer(tmp_path / "skills"), np.random.default_rng(0)
-    places = rng.uniform(-4, 4, (50, 2)).astype(np.float32)
-    skills = model.skill_prior.evaluation_skills(50)
-    expected, _ = model.predict(places, state=skills, deterministic=True)
-    np.testing.assert_array_equal(player.act(places, skills), expected)
-    assert player.act(places[0], skills[0]).dtype == model.action_space.dtype
-    exponential = rng.exponential(size=(50, 9)).astype(np.float32)
-    sampled = model.policy.act(th.as_tensor(places), skills, noise=exponential)
-    np.testing.assert_array_equal(player.act(places, skills, noise=-np.log(exponential)), sampled)
-    assert not np.array_equal(sampled, expected)
 
 
 def test_a_goal_that_no_network_sees(tmp_path: Path) -> None:

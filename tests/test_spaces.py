@@ -1,4 +1,4 @@
-"""The table of spaces on METRA's page: every row is true, and what networks see of the unusual ones."""
+"""The table of spaces in the shared reference: every row is true, and what networks see of the unusual ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sb3_metra.common.spaces import UnsupportedSpaceError, check_action_space, c
 from tests.test_like_sb3 import Samples
 from tests.toys import tiny_model
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "modules" / "metra.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "modules" / "shared.md"
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 NESTED = spaces.Dict({"a": spaces.Dict({"b": BOX})})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sb3_metra.cli import main
 from sb3_metra.hyperparams import load_settings
@@ -63,6 +64,15 @@ def test_the_authors_settings_can_be_asked_for() -> None:
     content = {"methods": ["metra"], "environments": ["sb3_metra/Ant-v0"], "seeds": [0], "paper": True}
     (trial,) = make_study("x", content).trials.values()
     assert trial.settings["dual_lambda"] == load_settings("sb3_metra/Ant-v0", paper=True)["dual_lambda"]
+
+
+def test_the_documented_file_is_read() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "guide" / "scale.md").read_text(encoding="utf-8")
+    block = page.partition("```yaml\n")[2].partition("```")[0]
+    study = make_study("study", yaml.safe_load(block))
+    assert len(study.trials) == 3 * 2 * 4 * 2
+    trial = study.trials["genda_sb3_metra-Ant-v0_wide_s3"]
+    assert (trial.steps, trial.eval_freq, trial.settings["learning_rate"]) == (1_000_000, 50_000, "lin_1e-3")
 
 
 def test_the_arena_has_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

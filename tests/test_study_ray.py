@@ -15,6 +15,7 @@ from sb3_metra.cli import main
 from sb3_metra.study.attempt import attempt
 from sb3_metra.study.folder import opened, read_result
 from sb3_metra.study.plan import make_study
+from sb3_metra.study.results import collect
 from tests.test_study import FIRST, POINT, SECOND, TINY, results
 
 pytestmark = pytest.mark.slow
@@ -134,3 +135,35 @@ def test_a_scheduler_stops_trials(cluster: None, tmp_path: Path) -> None:
     assert {result["status"] for result in ends.values()} <= {"finished", "stopped"}
     assert all(result["steps"] < 2000 for result in ends.values() if result["status"] == "stopped")
     assert all(not (tmp_path / "out" / name / "checkpoints").exists() for name in ends)
+
+
+def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
+    """One of two nodes is killed while its trial runs: the trial goes on from its checkpoint on the other one."""
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    content = TINY | {"checkpoint_minutes": 1e-9, "environments": {POINT: {"n_timesteps": 6000, "eval_freq": 1000}}}
+    study, out, begun = make_study("tiny", content), tmp_path / "out", []
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = nodes.add_node(num_cpus=1)
+
+    def show(running: set[str]) -> None:
+        if not begun and all(list((out / name / "checkpoints").glob("step_*")) for name in (FIRST, SECOND)):
+            begun.append(True)
+            nodes.remove_node(second, allow_graceful=False)
+
+    try:
+        with opened(study, out) as mark:
+            on_ray.run_ray(study, out, mark, nodes.address, show)
+            assert begun
+            assert [read_result(out / name)["status"] for name in study.trials] == ["finished"] * 2
+        with opened(study, tmp_path / "here") as mark:
+            for name in study.trials:
+                attempt(str(tmp_path / "here"), name, mark)
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+    kept, expected = (collect([folder / name for name in study.trials]) for folder in (out, tmp_path / "here"))
+    for row in kept + expected:
+        del row["cpu_seconds"]
+    assert kept == expected

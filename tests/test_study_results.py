@@ -10,6 +10,7 @@ import pytest
 
 from sb3_metra.cli import main
 from sb3_metra.hyperparams import load_settings
+from sb3_metra.study import results
 from sb3_metra.study.results import collect, curves, draw, find_change, read_results, scores, tables, write_results
 
 POINT, CHEETAH = "sb3_metra/PointMass-v0", "sb3_metra/HalfCheetah-v0"
@@ -92,8 +93,14 @@ def test_rows_of_a_method_of_ones_own_are_drawn(file: Path) -> None:
     table = tables(read_results(file), intervals=False)[POINT].splitlines()
     assert table[2] == "| Mine | 1 | 100 | 9.0 | - | 9 | 0.1 |"  # the best one first
     assert table[3] == "| METRA | 2 | 200 | 2.5 | - | 3 | 2.0 |"
-    pytest.importorskip("rliable")
-    assert "| METRA | 2 | 200 | 2.5 | 2.0 to 3.0 | 3 | 2.0 |" in tables(read_results(file))[POINT]
+
+
+def test_a_table_has_intervals(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rliable says, which tests of its own ask for."""
+    iqm = {"value": 2.5, "low": 2.04, "high": 2.96}
+    method = {"n_runs": 2, "last": 200.0, "final": {"iqm": iqm, "runs": []}, "best": {"runs": [2.0, 3.0]}}
+    monkeypatch.setattr(results, "summarize", lambda found, intervals: {"METRA": method})
+    assert tables(read_results(file))[POINT].endswith("\n| METRA | 2 | 200 | 2.5 | 2.0 to 3.0 | 3 | 2.0 |")
 
 
 def test_scores_are_what_rliable_reads(file: Path) -> None:
@@ -145,3 +152,14 @@ def test_the_command_collects_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main([*words, "--collect", str(tmp_path / "nothing")]) == 2
     assert capsys.readouterr().err.startswith("sb3-metra study: RUN must be a folder with settings.json and")
+
+
+def test_the_arenas_page_is_what_its_csv_says() -> None:
+    folder = Path(__file__).resolve().parents[1] / "docs" / "results" / "arena"
+    found = read_results(folder / "results.csv")
+    page = (folder / "results.md").read_text(encoding="utf-8")
+    for env, table in tables(found, intervals=False).items():
+        assert f"## {env}\n" in page
+        for line in table.splitlines():
+            label, runs, steps = line.split(" | ")[:3]
+            assert f"{label} | {runs} | {steps} | " in page

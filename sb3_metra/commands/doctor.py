@@ -10,7 +10,7 @@ from typing import Any
 from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments
 from sb3_metra.common.inputs import check_count, check_seed
 from sb3_metra.doctor import Diagnosis, examine
-from sb3_metra.evaluation.runs import LOG_FILES
+from sb3_metra.evaluation.runs import LOG_FILES, find_log
 
 ILL = 3
 """Exit status if there is a finding that spoils the skills: 1 and 2 are for what keeps the doctor from looking."""
@@ -92,7 +92,10 @@ def examine_model(
     if max_episode_steps is not None:
         check_count("--max-episode-steps", max_episode_steps)
     path = find_model(path)
-    log = log or next((file for name in LOG_FILES if (file := path.parent / name).is_file()), None)
+    if log is None:
+        log = next((file for name in LOG_FILES if (file := path.parent / name).is_file()), None)
+    else:
+        log = find_log(log, "--log")
     model, env = load_model(path, env_id, n_envs, env_kwargs=env_kwargs, device=device, trusted=trusted)
     try:
         return examine(model, env, log, n_episodes=n_episodes, seed=seed, max_episode_steps=max_episode_steps)

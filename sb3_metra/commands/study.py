@@ -48,13 +48,18 @@ def run(arguments: list[str]) -> None:
         print(table(study, out))
         return
     if options.collect:
-        places = [Path(found) for word in options.collect for found in sorted(glob.glob(word)) or [word]]
-        write_results(collect(places), check_folder("--out", out) / RESULTS)
+        write_results(collect(_folders(options.collect)), check_folder("--out", out) / RESULTS)
     elif not options.draw:
         _run(study, out, options)
     _draw(out, not options.no_intervals)
     if not (options.collect or options.draw) and any(state_of(out / name).status == "failed" for name in study.trials):
         sys.exit(1)
+
+
+def _folders(words: list[str]) -> list[Path]:
+    """Folders of runs, of which a pattern stands for all that fit it."""
+    found = [[path for path in map(Path, sorted(glob.glob(word))) if path.is_dir()] or [Path(word)] for word in words]
+    return [path for paths in found for path in paths]
 
 
 def _run(study: Study, out: Path, options: argparse.Namespace) -> None:

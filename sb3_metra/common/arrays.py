@@ -64,11 +64,16 @@ def to_device(array: np.ndarray, device: th.device) -> th.Tensor:
     """
     Move an array without waiting for the GPU, which a copy from ordinary host memory does.
 
-    :param array: nobody else's, since the tensor may share its memory
+    On a CPU it is copied, too: where an array lies in memory changes the last bits of products with it, and NumPy lets
+    chance decide, while PyTorch begins every tensor at a multiple of 64 bytes.
+
+    :param array: nobody else's, since a GPU may read it later
     :param device: where to
-    :return: a tensor
+    :return: a tensor in memory of its own
     """
     tensor = th.as_tensor(array)
+    if device.type == "cpu":
+        return tensor.clone()
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_metra.common.arguments import shorten
 from sb3_metra.common.networks import initialize
 from sb3_metra.common.type_aliases import Observations
 
@@ -37,6 +39,88 @@ class HiddenComponents(BaseFeaturesExtractor):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return observations.index_select(1, self.shown)  # type: ignore[arg-type]
+
+
+class ObservationFunction(BaseFeaturesExtractor):
+    """
+    What a function makes of an observation.
+
+    :param observation_space: vectors
+    :param function: from tensors (batch, size) to (batch, k)
+    :raises ValueError: if the space holds no vectors, or the function gives something else
+    """
+
+    def __init__(self, observation_space: spaces.Space, function: Callable[[th.Tensor], th.Tensor]) -> None:
+        try:
+            seen: Any = function(th.zeros(2, _vector_size(observation_space, "a function")))
+            fits = seen.ndim == 2 and len(seen) == 2 and seen.shape[1] > 0
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+            seen, fits = error, False
+        if not fits:
+            got = tuple(seen.shape) if isinstance(seen, th.Tensor) else shorten(seen)
+            raise ValueError(
+                f"actor_observation must be a function that gives a tensor of shape (batch, k), got {got} for 2 vectors"
+            )
+        super().__init__(observation_space, seen.shape[1])
+        self.function = function
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.function(observations)
+
+
+def choose_actor_extractor(actor_observation: Any, env: VecEnv | None, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    Arguments of a policy whose actor sees a part of each observation.
+
+    :param actor_observation: names of components to see, or with a minus of those to hide, as the environment's
+        ``metadata["observation_names"]`` has them; a mask, true for what is seen; or a function of tensors
+    :param env: training environments
+    :param policy_kwargs: the policy's other arguments
+    :raises ValueError: if it is something else, or the environment has no such names
+    """
+    if policy_kwargs.get("actor_extractor_class") is not None:
+        raise ValueError(
+            f"actor_observation must be None where the actor has an extractor of its own, got {actor_observation!r}"
+        )
+    if callable(actor_observation):
+        return _extractor(ObservationFunction, function=actor_observation)
+    entries = list(actor_observation) if isinstance(actor_observation, (list, tuple, np.ndarray)) else []
+    if env is not None and entries and all(isinstance(x, str) for x in entries):
+        return _find_hidden(entries, env)
+    size = _vector_size(env.observation_space, "actor_observation") if env is not None else len(entries)
+    if env is None or len(entries) != size or not all(isinstance(x, (bool, np.bool_)) for x in entries):
+        raise ValueError(
+            f"actor_observation must be names such as ['-x', '-y'], a mask of True and False for each of the {size} "
+            f"components, or a function, got {shorten(actor_observation)}"
+        )
+    return _hide([i for i, seen in enumerate(entries) if not seen], size, entries)
+
+
+def _extractor(kind: type[BaseFeaturesExtractor], **kwargs: Any) -> dict[str, Any]:
+    return {"actor_extractor_class": kind, "actor_extractor_kwargs": kwargs}
+
+
+def _hide(hidden: list[int], size: int, entries: list[Any]) -> dict[str, Any]:
+    if len(hidden) == size:
+        raise ValueError(f"actor_observation must be something to see, got {entries}, which hides all components")
+    return _extractor(HiddenComponents, hidden=hidden)
+
+
+def _find_hidden(entries: list[str], env: VecEnv) -> dict[str, Any]:
+    """The extractor without the components that names hide."""
+    names = list((env.get_attr("metadata")[0] or {}).get("observation_names", ()))
+    if not names:
+        raise ValueError(
+            f"actor_observation must be a mask or a function where env.metadata has no observation_names, got {entries}"
+        )
+    hide = [x.removeprefix("-") for x in entries if x.startswith("-")]
+    unknown = [x for x in entries if x.removeprefix("-") not in names]
+    if unknown or (hide and len(hide) < len(entries)):
+        raise ValueError(
+            f"actor_observation must be names among {', '.join(names)}, all of them with a minus or none, got {entries}"
+        )
+    hidden = [i for i, name in enumerate(names) if (name in hide if hide else name not in entries)]
+    return _hide(hidden, len(names), entries)
 
 
 class Bottleneck(BaseFeaturesExtractor):

@@ -123,6 +123,7 @@ def _fixed(data: dict[str, Any]) -> dict[str, list[Any]]:
     return networks | {
         "policy": [data["policy_class"]],
         "policy_kwargs": [user, data["policy_kwargs"]],
+        "actor_observation": [data.get("actor_observation")],
         "skill_prior": [prior],
         "skill_dim": [prior.dim],
         "discrete": [prior.discrete],

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_metra.common.arrays import map_arrays
+from sb3_metra.common.arrays import map_arrays, to_device
 from sb3_metra.common.constructor import check_phi_kwargs
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
@@ -86,7 +85,7 @@ class RepresentationDiscovery(SkillDiscovery):
             self.objective.eval()
         arrays, _, vectorized = read_observations(observation, self.observation_space)
         with th.no_grad():
-            latents = phi(obs_as_tensor(arrays, phi.device)).cpu().numpy()
+            latents = phi(map_arrays(lambda x: to_device(x, phi.device), arrays)).cpu().numpy()
         if not np.isfinite(latents).all():
             raise ValueError("phi must be finite, got NaN or infinity: look at its weights, and at the observation")
         return latents if vectorized else latents[0]

@@ -26,6 +26,7 @@ from sb3_metra.common.constructor import (
     parse_target_entropy,
 )
 from sb3_metra.common.dual import DualVariable
+from sb3_metra.common.extractors import choose_actor_extractor
 from sb3_metra.common.frame_buffer import choose_buffer
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.objective import SkillObjective
@@ -73,6 +74,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         networks of one's own that wait for the GPU
     :param overlap: take a round's gradient steps in a thread, while the environments step through the next round; its
         actions follow weights that are one round old. As reproducible as without
+    :param actor_observation: what the actor sees of a vector, of which phi and critics see all: names of components, or
+        of those to hide, ``["-x", "-y"]``; a mask; or a function of tensors; ``None``: everything
     :param stats_window_size: episodes that SB3's rollout statistics average over
     :param tensorboard_log: folder for TensorBoard; ``None``: none
     :param policy_kwargs: arguments of the policy
@@ -121,6 +124,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         tf32: bool = False,
         cuda_graph: bool = True,
         overlap: bool = False,
+        actor_observation: Any = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -176,6 +180,9 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         self.tf32 = tf32
         self.cuda_graph = cuda_graph
         self.overlap = overlap
+        self.actor_observation = actor_observation
+        if actor_observation is not None:
+            self.policy_kwargs |= choose_actor_extractor(actor_observation, self.env, self.policy_kwargs)
         if _init_setup_model:
             self._setup_model()
 

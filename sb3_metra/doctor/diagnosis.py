@@ -47,7 +47,9 @@ def examine(
     """
     check_count("n_episodes", n_episodes, low=2)
     check_seed("seed", seed)
-    columns = read_log(log) if isinstance(log, str | Path) else None if log is None else check_mapping("log", log)
+    columns = (
+        read_log(log, "log") if isinstance(log, str | Path) else None if log is None else check_mapping("log", log)
+    )
     exam = Examination(model, env, RunLog(columns), n_episodes, seed, max_episode_steps)
     diagnosis = Diagnosis()
     for check in checks:

@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 
-def check_place(goal: Any, n_coordinates: int) -> np.ndarray:
+def check_place(goal: Any, n_coordinates: int, name: str = "goal") -> np.ndarray:
     """
     Refuse a goal that is no place.
 
     :param goal: What came as the goal
     :param n_coordinates: How many coordinates a place has
+    :param name: What it is, for the error
     :return: The place, ``(n_coordinates,)`` float64; the caller's own
     :raises ValueError: where it has another shape, or is not of finite numbers
     """
@@ -19,5 +20,5 @@ def check_place(goal: Any, n_coordinates: int) -> np.ndarray:
     except (TypeError, ValueError):
         place = np.empty(0)
     if place.shape != (n_coordinates,) or not np.isfinite(place).all():
-        raise ValueError(f"goal must be a place, finite numbers of shape ({n_coordinates},), got {goal!r}.")
+        raise ValueError(f"{name} must be a place, finite numbers of shape ({n_coordinates},), got {goal!r}.")
     return place

@@ -104,6 +104,26 @@ def _warn_unless_deprecated_mass(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
+def name_components(model: mujoco.MjModel) -> tuple[str, ...]:
+    """
+    Name the components of ``(qpos, qvel, act)``: ``x``, ``vx``, the torso's quaternion ``qw`` and turning ``wx``,
+    joints by their names in the model, and their velocities with a ``v`` before them.
+
+    :param model: A body
+    """
+    places, velocities = [], []
+    for index in range(model.njnt):
+        joint = model.joint(index)
+        if joint.type[0] == mujoco.mjtJoint.mjJNT_FREE:
+            places += ["x", "y", "z", "qw", "qx", "qy", "qz"]
+            velocities += ["vx", "vy", "vz", "wx", "wy", "wz"]
+        else:
+            name = {"rootx": "x", "rootz": "z", "rooty": "pitch"}.get(joint.name, joint.name)
+            places.append(name)
+            velocities.append(f"v{name}" if len(name) == 1 else f"v_{name}")
+    return (*places, *velocities, *(f"act_{index}" for index in range(model.na)))
+
+
 class LocomotionEnv(MujocoEnv):
     """
     What all bodies share: the observation ``(qpos, qvel, act)``, normalised, the coordinates, and the whole state.
@@ -136,6 +156,7 @@ class LocomotionEnv(MujocoEnv):
             )
         self.observation_space = spaces.Box(-np.inf, np.inf, shape=(n_dims,), dtype=np.float32)
         self.metadata = {**self.metadata, "unit": "m", "goal_range": self.goal_range, "camera": self.camera}
+        self.metadata["observation_names"] = name_components(self.model)
 
     def _get_obs(self) -> np.ndarray:
         return self.observe(self.state_vector())
@@ -177,6 +198,18 @@ class LocomotionEnv(MujocoEnv):
 
     def state_vector(self) -> np.ndarray:
         return np.concatenate((self.data.qpos, self.data.qvel, self.data.act))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin at the origin, or at ``options["place"]``, as in ``info["coordinates"]``."""
+        observation, info = super().reset(seed=seed, options=options)
+        if not options or "place" not in options:
+            return observation, info
+        qpos = self.data.qpos.copy()
+        qpos[: self.n_coordinates] += check_place(options["place"], self.n_coordinates, 'options["place"]')
+        self.set_state(qpos, self.data.qvel.copy())
+        return self._get_obs(), self._get_reset_info()
 
     def get_state(self) -> State:
         """

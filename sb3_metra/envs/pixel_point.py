@@ -40,6 +40,7 @@ class PixelPointMassEnv(PointMassEnv):
             check_number(name, value, above=0)
         self._frames = FrameStack(frame_stack, frame_size)
         self.observation_space = self._frames.space
+        self.metadata.pop("observation_names")  # of places, which are not observed here
         self.frame_stack = frame_stack
         self.floor_size = floor_size
         # Where the centres of columns lie to the right of the point, in world units; and those of rows, upwards.

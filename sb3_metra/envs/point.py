@@ -37,6 +37,7 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         "unit": "",
         "goal_range": _GOAL_RANGE,
         "camera": None,
+        "observation_names": ("x", "y"),
     }
 
     def __init__(
@@ -72,8 +73,13 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin near the origin, or near ``options["place"]``, ``(2,)``."""
         super().reset(seed=seed)
         self._start = self.np_random.uniform(-self.reset_noise_scale, self.reset_noise_scale, size=2)
+        if options and "place" in options:
+            self._start = self._start + self._check_goal(options["place"], 'options["place"]')
+            if self.arena is not None:
+                self._start = np.clip(self._start, -self.arena, self.arena)
         self._position = self._start
         self._trail = [self._position]
         return self._position.astype(np.float32), {"coordinates": self._position.copy()}
@@ -100,10 +106,10 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         return self._check_goal(goal).astype(np.float32)
 
-    def _check_goal(self, goal: np.ndarray) -> np.ndarray:
-        place = check_place(goal, 2)
+    def _check_goal(self, goal: np.ndarray, name: str = "goal") -> np.ndarray:
+        place = check_place(goal, 2, name)
         if self.arena is not None and np.abs(place).max() > self.arena:
-            raise ValueError(f"goal must lie in the arena, from {-self.arena} to {self.arena}, got {goal!r}.")
+            raise ValueError(f"{name} must lie in the arena, from {-self.arena} to {self.arena}, got {goal!r}.")
         return place
 
     def get_state(self) -> State:

@@ -21,27 +21,28 @@ Curves = dict[str, list[tuple[np.ndarray, np.ndarray]]]
 LOG_FILES = ("progress.csv", "evaluations.npz", "evaluation.json")
 
 
-def find_log(path: str | Path) -> Path:
+def find_log(path: str | Path, name: str = "RUN") -> Path:
     """
     The file that holds a run's log.
 
     :param path: the file, or the run's folder
+    :param name: what to call it in an error
     :raises ValueError: where there is none
     """
     path = check_path("path", path)
     if path.is_file():
         return path
-    for name in LOG_FILES:
-        if (path / name).is_file():
-            return path / name
+    for file in LOG_FILES:
+        if (path / file).is_file():
+            return path / file
     what = "holds neither" if path.is_dir() else "does not exist"
     raise ValueError(
-        f"RUN must be a file, or a folder with one of {', '.join(LOG_FILES)}, got {str(path)!r}, which {what}: "
+        f"{name} must be a file, or a folder with one of {', '.join(LOG_FILES)}, got {str(path)!r}, which {what}: "
         "SB3 writes progress.csv with `configure(folder, ['csv'])`, and `sb3-metra train` writes evaluations.npz"
     )
 
 
-def read_log(path: str | Path) -> dict[str, np.ndarray]:
+def read_log(path: str | Path, name: str = "RUN") -> dict[str, np.ndarray]:
     """
     The columns of a run's log, by name.
 
@@ -49,10 +50,11 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
     the reward. Of an evaluation of a saved model, one row, with its steps where they are known.
 
     :param path: a CSV file, evaluations.npz, an evaluation's JSON, or a folder that holds one
+    :param name: what to call it in an error
     :return: each (n,), float64, NaN where nothing was logged
     :raises ValueError: where there is no such file, or it cannot be read
     """
-    log = _read(find_log(path))
+    log = _read(find_log(path, name))
     if not log or not len(next(iter(log.values()))):
         raise ValueError(f"{path} must hold at least one line of the log, got none")
     return log

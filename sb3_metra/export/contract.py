@@ -37,6 +37,7 @@ def make_contract(
         "algorithm": type(model).__name__,
         "observation_space": describe_space(model.observation_space),
         "action_space": describe_space(model.action_space),
+        "noise": describe_noise(model),
         "normalization": describe_normalization(model.normalization),
         "skill": {"dim": prior.dim, "discrete": prior.discrete, "prior": type(prior).__name__},
         "skills": {name: z.tolist() for name, z in named.items()},
@@ -97,12 +98,22 @@ def describe_space(space: spaces.Space) -> dict[str, Any]:
     described["image"] = is_image_space(space) or (isinstance(space, spaces.Box) and len(space.shape) == 3)
     if isinstance(space, spaces.Box):
         described |= {"low": _bound(space.low), "high": _bound(space.high)}
-    for name in ("n", "nvec"):
+    for name in ("n", "nvec", "start"):
         if hasattr(space, name):
             described[name] = np.asarray(getattr(space, name)).tolist()
-    if np.any(start := getattr(space, "start", 0)):
-        described["start"] = np.asarray(start).tolist()
     return described
+
+
+def describe_noise(model: Any) -> dict[str, Any]:
+    """
+    What sampled actions are made of: how many draws, from which distribution, and what gives the policy's mode.
+
+    :param model: an algorithm
+    """
+    size = model.policy.actor.draw_noise(1, np.random.default_rng(0)).shape[1]
+    if isinstance(model.action_space, spaces.Box):
+        return {"size": size, "distribution": "normal", "mode": 0.0}
+    return {"size": size, "distribution": "exponential", "mode": 1.0}
 
 
 def describe_normalization(normalization: ObservationNormalization | None) -> dict[str, Any] | None:

@@ -20,8 +20,8 @@ _N = 2  # examples that the networks are followed on
 
 class PolicyGraph(nn.Module):
     """
-    What an action follows from; without noise, the policy's mode. Continuous actions, in [-1, 1], are
-    tanh(mean + std * noise); of discrete ones, it is that with the largest of logits + noise.
+    Samples of the policy: for continuous actions tanh(mean + std * noise), for others the largest of the logits minus
+    log(noise). Noise of 0, or of 1, gives the policy's mode.
 
     :param actor: pi(a|s, z)
     """
@@ -31,14 +31,10 @@ class PolicyGraph(nn.Module):
         self.actor = actor
 
     def forward(self, observation: Any, skill: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        conditioned = {"observation": observation, "skill": skill}
-        if hasattr(self.actor, "get_logits"):
-            return self.actor.get_logits(conditioned) + noise  # type: ignore[operator]
-        mean, log_std, _ = self.actor.get_action_dist_params(conditioned)  # type: ignore[operator]
-        return th.tanh(mean + log_std.exp() * noise)
+        return self.actor({"observation": observation, "skill": skill}, noise=noise)
 
 
-def write_policy(path: Path, actor: nn.Module, space: spaces.Space, skill_dim: int, action_dim: int) -> None:
+def write_policy(path: Path, actor: nn.Module, space: spaces.Space, skill_dim: int, noise_dim: int) -> None:
     """
     Write a policy: ``observation`` (or ``observation.KEY`` for each key), ``skill`` and ``noise`` to ``action``.
 
@@ -46,10 +42,10 @@ def write_policy(path: Path, actor: nn.Module, space: spaces.Space, skill_dim: i
     :param actor: pi(a|s, z)
     :param space: of observations
     :param skill_dim: components of a skill
-    :param action_dim: components of the noise, those of a continuous action, or the number of discrete ones
+    :param noise_dim: draws that a sample is made of
     :raises ValueError: if ONNX cannot express it
     """
-    inputs = {"observation": _examples(space), "skill": th.zeros(_N, skill_dim), "noise": th.zeros(_N, action_dim)}
+    inputs = {"observation": _examples(space), "skill": th.zeros(_N, skill_dim), "noise": th.ones(_N, noise_dim)}
     _write(path, PolicyGraph(_copy(actor)), inputs, "action", actor)
 
 

@@ -47,27 +47,29 @@ class SkillPlayer:
 
         :param observation: one, or a batch of n, as the environment gives it: an array, or a dictionary of arrays
         :param skill: a name from ``skills``, or a vector, (skill_dim,), or one for each observation, (n, skill_dim)
-        :param noise: draws from the standard normal distribution for a sampled action, as many as it has components; of
-            the Gumbel distribution for a discrete one, as many as there are actions; ``None``: the policy's mode
+        :param noise: draws behind a sampled action, as many and of which distribution ``contract["noise"]`` says:
+            standard normal ones for continuous actions; ``None``: the policy's mode
         :return: the action, or n of them
         :raises ValueError: if one of them has another shape, or is not finite
         """
         inputs, n, batched = self._read(observation)
-        sizes = self._sizes()
-        size = int(np.prod(self._actions["shape"] if sizes is None else sizes, dtype=int))
+        size, mode = self.contract["noise"]["size"], self.contract["noise"]["mode"]
         inputs["skill"] = self._vectors("skill", self._named(skill), n, self.skill_dim)
-        inputs["noise"] = self._vectors("noise", np.zeros(size) if noise is None else noise, n, size)
-        scaled = _run(self._policy, inputs)
-        if not np.isfinite(scaled).all():
-            raise ValueError("actions must be finite, got NaN or infinity from the policy")
-        if sizes is not None:
-            digits = np.stack(np.unravel_index(scaled.argmax(axis=1), sizes), axis=1) + self._actions.get("start", 0)
-            actions = digits.reshape(n, *self._actions["shape"]).astype(self._actions["dtype"])
-            return actions if batched else actions[0]
-        low, high = (np.array(self._actions[name], np.float32) for name in ("low", "high"))
-        actions = low + 0.5 * (scaled.reshape(n, *self._actions["shape"]) + 1.0) * (high - low)
-        actions = np.clip(actions, low, high).astype(self._actions["dtype"])
+        inputs["noise"] = self._vectors("noise", np.full(size, mode) if noise is None else noise, n, size)
+        output = _run(self._policy, inputs)
+        actions = self._scale(output.reshape(n, *self._actions["shape"]))
         return actions if batched else actions[0]
+
+    def _scale(self, actions: np.ndarray) -> np.ndarray:
+        """Outputs of the policy in the units of the environment."""
+        if self._actions["type"] == "Box":
+            if not np.isfinite(actions).all():
+                raise ValueError("actions must be finite, got NaN or infinity from the policy")
+            low, high = (np.array(self._actions[name], np.float32) for name in ("low", "high"))
+            actions = np.clip(low + 0.5 * (actions + 1.0) * (high - low), low, high)
+        elif (actions < np.array(self._actions.get("start", 0))).any():
+            raise ValueError("logits must be finite, got NaN or infinity from the policy")
+        return actions.astype(self._actions["dtype"])
 
     def encode(self, observation: Any) -> np.ndarray:
         """
@@ -82,13 +84,6 @@ class SkillPlayer:
         inputs, _, batched = self._read(observation)
         latents = _run(self._phi, inputs)
         return latents if batched else latents[0]
-
-    def _sizes(self) -> list[int] | None:
-        """How many values each component of a discrete action has; ``None`` if actions are continuous."""
-        kind, space = self._actions["type"], self._actions
-        known = {"Discrete": lambda: [space["n"]], "MultiDiscrete": lambda: space["nvec"]}
-        known |= {"MultiBinary": lambda: [2] * space["shape"][0]}
-        return known[kind]() if kind in known else None
 
     def _read_contract(self, sha256: str | None) -> dict[str, Any]:
         path = self.folder / "skills.json"
@@ -137,7 +132,7 @@ class SkillPlayer:
             array, batched = self._part("observation", observation, self._space, self.contract["normalization"])
             return {"observation": array}, len(array), batched
         parts, statistics = self._space["spaces"], self.contract["normalization"] or {}
-        if not isinstance(observation, dict) or observation.keys() != parts.keys():
+        if not isinstance(observation, dict) or not observation.keys() >= parts.keys():
             got = list(observation) if isinstance(observation, dict) else type(observation).__name__
             raise ValueError(f"observation must be a dictionary of {list(parts)}, got {got}")
         read = {key: self._part(key, observation[key], part, statistics.get(key)) for key, part in parts.items()}

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.common.arguments import FLAG
 from sb3_metra.common.files import describe_files, sha256, write_json
 from sb3_metra.common.inputs import check_folder
 from sb3_metra.common.loading import ATTRIBUTES, argument_names
@@ -31,6 +32,7 @@ def export_skills(
     skills: Mapping[str, Any] | None = None,
     license: str | None = None,
     env: VecEnv | None = None,
+    onnx: bool = True,
 ) -> str:
     """
     Export a model's skills.
@@ -43,30 +45,38 @@ def export_skills(
     :param skills: skills by name, for the contract; ``None``: both ways along each axis, or each discrete skill
     :param license: licence of the weights, such as ``"MIT"``; ``None``: the contract names none
     :param env: environments whose metadata say units and steps per second; ``None``: the model's
+    :param onnx: whether to write the networks and the player; without, only this package reads the folder
     :return: SHA-256 of the contract, which holds those of the other files
     :raises ValueError: if ONNX cannot express a network, or what it computes differs
     """
-    check_versions("export")
+    if FLAG("onnx", onnx):
+        check_versions("export")
     target = check_folder("folder", folder)
     contract = make_contract(model, skills, metadata_of(env or model.get_env()), license)
     (target / NAME).unlink(missing_ok=True)  # until the folder is whole, it is none
     names = write_unpacked(target, _attributes(model), _weights(model), type(model).__name__)
-    space, actor = model.observation_space, model.policy.actor
-    action_dim = actor.draw_noise(1, np.random.default_rng(0)).shape[1]
-    write_policy(target / POLICY, actor, space, model.skill_prior.dim, action_dim)
-    names.append(POLICY)
-    (target / PHI).unlink(missing_ok=True)
-    if (phi := getattr(model.objective, "phi", None)) is not None:
-        write_phi(target / PHI, phi, space)
-        names.append(PHI)
-    (target / PLAYER).write_bytes(Path(__file__).with_name(PLAYER).read_bytes())
-    write_json(target / NAME, contract | {"files": describe_files(target, [*names, PLAYER])})
-    try:
-        _compare(model, target)
-    except BaseException:
-        (target / NAME).unlink()
-        raise
+    if onnx:
+        names += _write_networks(model, target, contract["noise"]["size"])
+    write_json(target / NAME, contract | {"files": describe_files(target, names)})
+    if onnx:
+        try:
+            _compare(model, target)
+        except BaseException:
+            (target / NAME).unlink()
+            raise
     return sha256(target / NAME)
+
+
+def _write_networks(model: Any, target: Path, noise_size: int) -> list[str]:
+    """Write networks and player, and return the names of their files."""
+    space = model.observation_space
+    write_policy(target / POLICY, model.policy.actor, space, model.skill_prior.dim, noise_size)
+    (target / PHI).unlink(missing_ok=True)
+    (target / PLAYER).write_bytes(Path(__file__).with_name(PLAYER).read_bytes())
+    if (phi := getattr(model.objective, "phi", None)) is None:
+        return [POLICY, PLAYER]
+    write_phi(target / PHI, phi, space)
+    return [POLICY, PHI, PLAYER]
 
 
 def metadata_of(env: VecEnv | None) -> dict[str, Any]:
@@ -119,8 +129,8 @@ def _compare(model: Any, folder: Path) -> None:
     observations = _samples(model.observation_space)
     known = observations if model.normalization is None else model.normalization.normalize(observations)
     skills = model.skill_prior.evaluation_skills(3, np.random.default_rng(0))
-    continuous = isinstance(model.action_space, spaces.Box)
-    half = np.maximum((model.action_space.high - model.action_space.low) / 2, 1e-30) if continuous else 1.0
+    acts = model.action_space
+    half = np.maximum((acts.high - acts.low) / 2, 1e-30) if isinstance(acts, spaces.Box) else 1.0
     expected = model.predict(known, state=skills, deterministic=True)[0] / half
     _check_close(player.act(observations, skills) / half, expected, model.policy.actor)
     if hasattr(model, "encode"):

@@ -138,6 +138,10 @@ class _Watch(tune.Callback):
     def __init__(self, out: Path, show: Show) -> None:
         self.out, self.show = out, show
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune writes its callbacks down, to restore them; a study restores itself from its folder."""
+        return tune.Callback, ()
+
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Called in each turn of Tune's loop."""
         self.show({trial.config["run"]["trial"] for trial in trials if trial.status == "RUNNING"})

@@ -17,7 +17,7 @@ from sb3_metra.common.arguments import FLAG, POSITIVE, Check, check_names, check
 from sb3_metra.common.constructor import ALGORITHM
 from sb3_metra.envs import find_spec
 from sb3_metra.hyperparams import load_settings
-from sb3_metra.study.trial import METHODS, NOT_THE_MODELS, Trial, model_arguments
+from sb3_metra.study.trial import METHODS, Trial, model_arguments
 from sb3_metra.zoo_files import read_value
 from sb3_metra.zoo_input import read_numbers
 
@@ -271,6 +271,3 @@ def _check_environment(env: str) -> None:
         find_spec(env)
     except (gym.error.Error, ImportError, ValueError) as error:
         raise ValueError(f"environments must be registered, got {env!r}: {error}") from error
-
-
-__all__ = ["NOT_THE_MODELS", "SCHEDULERS", "Study", "find_study", "make_study", "read_study"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -16,6 +17,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethod
 from sb3_metra.common.inputs import check_choice, check_mapping
 from sb3_metra.evaluation.plotting.style import Theme, save_figure, themed
 
+_LINES = ("-", "--", ":")  # of more curves than there are colours
 _MAX_POINTS = 100  # of a curve with an interval
 
 #: What ``plot_training`` draws: the column of the log, what to call it, the level it is held against, and the scale.
@@ -52,12 +54,13 @@ def plot_curves(
     with themed(theme):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        colors = cycle(matplotlib.rcParams["axes.prop_cycle"].by_key()["color"])  # "C0" would be looked up when drawn
-        for color, (label, runs) in zip(colors, curves.items(), strict=False):
+        colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]  # "C0" would be looked up when drawn
+        looks = cycle(itertools.product(_LINES, colors))
+        for (line, color), (label, runs) in zip(looks, curves.items(), strict=False):
             finite = [_finite(label, *_run(label, run)) for run in _runs(label, runs)]
             if not finite:
                 raise ValueError(f"curves must hold at least one run for each label, got none for {label!r}")
-            _draw_runs(axes, color, label, finite, interval)
+            _draw_runs(axes, color, line, label, finite, interval)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.set_xlim(left=0)
@@ -134,13 +137,13 @@ def common_grid(runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarr
 
 
 def _draw_runs(
-    axes: Axes, color: str, label: str, runs: list[tuple[np.ndarray, np.ndarray]], interval: str | None
+    axes: Axes, color: str, line: str, label: str, runs: list[tuple[np.ndarray, np.ndarray]], interval: str | None
 ) -> None:
     if len(runs) == 1:
-        axes.plot(*runs[0], color=color, linewidth=2.0, label=label)
+        axes.plot(*runs[0], line, color=color, linewidth=2.0, label=label)
         return
     for x, y in runs:
-        axes.plot(x, y, color=color, linewidth=0.7, alpha=0.4)
+        axes.plot(x, y, line, color=color, linewidth=0.7, alpha=0.4)
     grid, values = common_grid(runs)
     if interval is None:
         center, what = values.mean(axis=0), "mean"
@@ -152,7 +155,7 @@ def _draw_runs(
         assert high is not None
         axes.fill_between(grid, low, high, color=color, alpha=0.2, linewidth=0)
         what = "IQM" if interval == "iqm" else interval
-    axes.plot(grid, center, color=color, linewidth=2.0, label=f"{label} ({what} of {len(runs)})")
+    axes.plot(grid, center, line, color=color, linewidth=2.0, label=f"{label} ({what} of {len(runs)})")
 
 
 def _runs(label: str, runs: Any) -> Iterable[Any]:
