@@ -30,6 +30,10 @@ copybutton_prompt_is_regexp = True
 
 toc_object_entries_show_parents = "hide"
 
+pygments_dark_style = "monokai"  # furo's own underlines the names of modules
+
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_title = f"sb3_metra {release}"
 html_show_sphinx = False
