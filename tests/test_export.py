@@ -25,7 +25,7 @@ from sb3_metra.commands.export import parse_skill
 from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.export.contract import describe_space, name_skills
 from tests.test_goal_envs import wanderers
-from tests.toys import TINY, grids, scripted_envs, tiny_model
+from tests.toys import TINY, scripted_envs, tiny_model
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -361,21 +361,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert list(player.skills) == ["n"]
     assert cli.main(["evaluate", str(out), "--env", "sb3_metra/PointMass-v0", "--n-skills", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["n_skills"] == 2
-
-
-def test_discrete_actions(tmp_path: Path) -> None:
-    model = tiny_model(grids("MultiDiscrete"))
-    model.export(tmp_path / "skills")
-    player, rng = SkillPlayer(tmp_path / "skills"), np.random.default_rng(0)
-    places = rng.uniform(-4, 4, (50, 2)).astype(np.float32)
-    skills = model.skill_prior.evaluation_skills(50)
-    expected, _ = model.predict(places, state=skills, deterministic=True)
-    np.testing.assert_array_equal(player.act(places, skills), expected)
-    assert player.act(places[0], skills[0]).dtype == model.action_space.dtype
-    exponential = rng.exponential(size=(50, 9)).astype(np.float32)
-    sampled = model.policy.act(th.as_tensor(places), skills, noise=exponential)
-    np.testing.assert_array_equal(player.act(places, skills, noise=-np.log(exponential)), sampled)
-    assert not np.array_equal(sampled, expected)
 
 
 def test_a_goal_that_no_network_sees(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class SkillPlayer:
         size, mode = self.contract["noise"]["size"], self.contract["noise"]["mode"]
         inputs["skill"] = self._vectors("skill", self._named(skill), n, self.skill_dim)
         inputs["noise"] = self._vectors("noise", np.full(size, mode) if noise is None else noise, n, size)
-        (output,) = self._policy.run(None, inputs)
+        output = _run(self._policy, inputs)
         actions = self._scale(output.reshape(n, *self._actions["shape"]))
         return actions if batched else actions[0]
 
