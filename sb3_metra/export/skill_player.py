@@ -82,7 +82,7 @@ class SkillPlayer:
         if self._phi is None:
             raise ValueError(f"phi must have been exported to encode, but {self.contract['algorithm']} learns none")
         inputs, _, batched = self._read(observation)
-        (latents,) = self._phi.run(None, inputs)
+        latents = _run(self._phi, inputs)
         return latents if batched else latents[0]
 
     def _read_contract(self, sha256: str | None) -> dict[str, Any]:
@@ -158,3 +158,10 @@ class SkillPlayer:
         dtype = np.float32 if statistics is not None or np.dtype(space["dtype"]).kind == "f" else space["dtype"]
         array = np.array(array, dtype, order="C")
         return (array if batched else array[None]), batched
+
+
+def _run(network: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """What a network gives; it has no input for what it does not look at, such as a desired goal."""
+    known = {known.name for known in network.get_inputs()}
+    (output,) = network.run(None, {name: x for name, x in inputs.items() if name in known})
+    return output
