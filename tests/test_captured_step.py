@@ -181,6 +181,17 @@ def test_other_parameters_forget_the_recording(captured_on_the_cpu: Recorder) ->
     assert model._captured_step is not captured
 
 
+@pytest.mark.parametrize("cudnn_deterministic", [True, False])
+def test_a_seed_need_not_make_cudnn_deterministic(cudnn_deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SB3 does so on CUDA, by the name of the device alone."""
+    monkeypatch.setattr(th.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(th.backends.cudnn, "benchmark", False)
+    model = METRA("MlpPolicy", scripted_envs(2), **(TINY | {"cudnn_deterministic": cudnn_deterministic}))
+    model.device = th.device("cuda")
+    model.set_random_seed(1)
+    assert th.backends.cudnn.deterministic is cudnn_deterministic
+
+
 def test_a_learning_rate_on_the_device_keeps_its_place() -> None:
     optimizer = th.optim.Adam([th.nn.Parameter(th.zeros(2))], lr=1.0, fused=True)
     set_learning_rate(optimizer, 0.5, capturable=True)
@@ -253,7 +264,7 @@ def test_no_gradient_step_waits_for_the_gpu() -> None:
 
 
 @needs_cuda
-def test_steps_go_on_after_a_recording_that_failed() -> None:
+def test_steps_go_on_after_a_cuda_recording_that_failed() -> None:
     def wait(batch: SkillReplayBufferSamples) -> th.Tensor:
         result = batch.actions.mean() + 0.0 * th.randn((), device="cuda")
         result.item()
