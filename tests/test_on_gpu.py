@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch as th
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "on_gpu.py"), run_name="on_gpu")
 Part, pack, train = (SCRIPT[name] for name in ("Part", "pack", "train"))
@@ -107,3 +108,17 @@ def test_training_draws_with_what_answered(
     args = SimpleNamespace(out=tmp_path, gl=["egl", "osmesa"], quick=False, device="cuda")
     train(args, "sb3_metra/QuadrupedPixels-v0", time.monotonic() + 600.0)
     assert got == tried
+
+
+def test_every_part_of_a_gradient_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, out = Path(__file__).parents[1] / "benchmarks" / "step_parts.py", tmp_path / "parts.json"
+    words = ["--observations", "state", "--variants", "float32", "tf32", "--device", "cpu", "--batch-size", "8"]
+    monkeypatch.setattr(sys, "argv", [str(script), *words, "--width", "8", "--repeats", "1", "--out", str(out)])
+    threads = th.get_num_threads()
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        th.set_num_threads(threads)
+    times = json.loads(out.read_text())["ms"]
+    assert set(times) == {"float32", "tf32"}
+    assert {"sampling", "phi and lambda", "reward", "critics", "actor", "gradient step"} <= set(times["float32"])
