@@ -11,7 +11,8 @@ A GPU's driver may hang if several processes draw at once, so environments are t
 of workers on its own; training draws with the first that answered.
 
 Usage: python benchmarks/on_gpu.py --out runs/gpu --minutes 25 (try it first: --device cpu --quick)
-Afterwards: tar xzf results.tgz; cat model.zip.* > model.zip
+Afterwards: tar xzf results.tgz; cat NAME.safetensors.* > NAME.safetensors for what came in pieces. A model made
+with the arguments in settings.json takes weights by model.actor.load_state_dict(safetensors.torch.load_file(...)).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Part:
                     os.killpg(process.pid, signal.SIGKILL)  # workers that it left, too
                 process.wait()
         note(out, self.name, {"ended": ended, "seconds": round(time.monotonic() - start, 1)})
-        pack(out)
+        try_to_pack(out)
         return ended
 
 
@@ -94,8 +95,7 @@ def wait(process: subprocess.Popen[bytes], out: Path, end: float) -> str:
         try:
             return f"exit status {process.wait(min(left, PACK_EVERY))}"
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(OSError):  # a file that was there a moment ago
-                pack(out)
+            try_to_pack(out)
     return "time is over"
 
 
@@ -107,9 +107,17 @@ def note(out: Path, name: str, what: dict[str, object]) -> None:
     print(f"{name}: {what['ended']} after {what['seconds']} s", flush=True)
 
 
+def try_to_pack(out: Path) -> None:
+    """Pack; what cannot be packed, such as a file that is being written, must not end the visit."""
+    try:
+        pack(out)
+    except Exception as error:
+        print(f"not packed: {error!r}", flush=True)
+
+
 def pack(out: Path, max_bytes: int = MAX_BYTES) -> None:
     """
-    Put what there is into a folder ``send``: small files into one archive, models beside it, in pieces if need be.
+    Put what there is into a folder ``send``: small files into one archive, each run's newest weights beside it.
 
     :param out: folder of the results
     :param max_bytes: of a file to send
@@ -123,26 +131,50 @@ def pack(out: Path, max_bytes: int = MAX_BYTES) -> None:
             if path.suffix in SMALL and path.stat().st_size <= max_bytes // 8 and "checkpoints" not in path.parts:
                 tar.add(path, path.relative_to(out))
     new.replace(send / "results.tgz")  # the archive before this one is whole until then
-    for path in files:
-        if path.name in ("model.zip", "best_model.zip") and "checkpoints" not in path.parts:
-            cut(path, send / "_".join(path.relative_to(out).parts), max_bytes)
+    for run in (path.parent for path in files if path.name == "settings.json"):
+        models = [*run.glob("*model.zip"), *run.glob("checkpoints/*/model.zip")]
+        if models:
+            send_weights(max(models, key=lambda path: path.stat().st_mtime), send / run.name, max_bytes)
 
 
-def cut(path: Path, to: Path, max_bytes: int) -> None:
+def send_weights(model: Path, to: Path, max_bytes: int) -> None:
     """
-    Copy a file in pieces.
+    Put a model's networks aside in half precision, each in a file: a tenth of the model, whose optimisers stay behind.
 
-    :param path: the file
-    :param to: where to; pieces are numbered
+    :param model: its file
+    :param to: how the files' names begin
+    :param max_bytes: of a file to send
+    """
+    import safetensors.torch
+
+    from sb3_metra.common.saving import read_parameters
+
+    _, parameters = read_parameters(model)
+    networks = {"objective": parameters["objective"]}
+    for network in ("actor", "critic"):
+        begin = f"{network}."
+        own = {name: x for name, x in parameters["policy"].items() if name.startswith(begin)}
+        networks[network] = {name.removeprefix(begin): x for name, x in own.items()}
+    for network, weights in networks.items():
+        halves = {name: x.half().contiguous() if x.is_floating_point() else x for name, x in weights.items()}
+        cut(safetensors.torch.save(halves), to.with_name(f"{to.name}_{network}.safetensors"), max_bytes)
+
+
+def cut(content: bytes, to: Path, max_bytes: int) -> None:
+    """
+    Write a file, in pieces if it is large.
+
+    :param content: what to write
+    :param to: the file; pieces are numbered
     :param max_bytes: of a piece
     """
-    for old in to.parent.glob(f"{to.name}.*"):
-        old.unlink()
-    with path.open("rb") as file:
-        number = 0
-        while piece := file.read(max_bytes):
-            to.with_name(f"{to.name}.{number:03d}").write_bytes(piece)
-            number += 1
+    pieces = [content[i : i + max_bytes] for i in range(0, len(content), max_bytes)]
+    names = [to.name] if len(pieces) == 1 else [f"{to.name}.{i}" for i in range(len(pieces))]
+    for old in to.parent.glob(f"{to.name}*"):
+        if old.name not in names:
+            old.unlink()
+    for name, piece in zip(names, pieces, strict=True):
+        to.with_name(name).write_bytes(piece)
 
 
 def make_parts(args: argparse.Namespace) -> list[Part]:
@@ -176,9 +208,16 @@ def make_parts(args: argparse.Namespace) -> list[Part]:
 
 def make_training(args: argparse.Namespace, env_id: str, gl: str, overlap: bool, seconds: float) -> Part:
     """Training in one of the environments."""
-    tiny = {"learning_starts": 32, "gradient_steps": 2, "train_freq": 8, "batch_size": 8, "n_envs": 2}
+    encoder = {"net_arch": [16], "features_extractor_kwargs": {"depth": 4}}
+    tiny: dict[str, object] = {
+        "policy_kwargs": encoder,
+        "phi_kwargs": encoder,
+        "buffer_size": 2_000,
+        "overlap": overlap,
+    }
+    tiny |= {"learning_starts": 32, "gradient_steps": 2, "train_freq": 8, "batch_size": 8, "n_envs": 2}
     fast: dict[str, object] = {"bfloat16": True, "tf32": True, "cudnn_deterministic": False, "overlap": overlap}
-    change = tiny | {"buffer_size": 2_000, "overlap": overlap} if args.quick else fast
+    change = tiny if args.quick else fast
     name = env_id.split("/")[-1]
     command = [str(HERE / "train.py"), "--env", env_id, "--device", args.device, "--out", str(args.out / name)]
     command += ["--change", repr(change), "--checkpoint-minutes", "4"]

@@ -391,6 +391,29 @@ def random_steps(kind: str, n_envs: int, seed: int = 0) -> Iterator[Step]:
         obs = observe() if done.all() else next_obs
 
 
+@pytest.mark.parametrize("kind", ["vector", "dict"])
+def test_a_copy_on_the_device_gives_the_same_samples(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, copied = (make_buffer(kind, 7, 2) for _ in range(2))
+    own = copied._copy.__class__
+    monkeypatch.setattr(own, "fits", lambda self, nbytes, device: self is copied._copy)
+    steps = [random_steps(kind, 2) for _ in range(2)]
+    for buffer in (plain, copied):
+        buffer.seed(0)
+    for n_steps in (1, 2, 5, 3, 7, 16, 0):  # also once round the ring, more than once, and nothing new
+        for buffer, source in zip((plain, copied), steps, strict=True):
+            for _ in range(n_steps):
+                buffer.add(**next(source))
+        for name in ("sample", "sample_with_episodes"):
+            tensors: list[list[th.Tensor]] = [[], []]
+            for buffer, found in zip((plain, copied), tensors, strict=True):
+                map_tensors(found.append, getattr(buffer, name)(64))
+            assert all(th.equal(x, y) and x.dtype == y.dtype for x, y in zip(*tensors, strict=True))
+    copied.rewards[:] = 9.0
+    assert (copied.sample(16).rewards != 9.0).all()  # it is the copy that is sampled from
+    loaded = pickle.loads(pickle.dumps(copied))
+    assert (loaded.sample(16).rewards == 9.0).all()
+
+
 def same_arrays(first: SkillReplayBuffer, second: SkillReplayBuffer) -> bool:
     a, b = first.to_arrays(), second.to_arrays()
     return a.keys() == b.keys() and all(a[key].dtype == b[key].dtype and np.array_equal(a[key], b[key]) for key in a)

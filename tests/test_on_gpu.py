@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import runpy
@@ -13,6 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch as th
+
+from tests.toys import tiny_model
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "on_gpu.py"), run_name="on_gpu")
 Part, pack, train = (SCRIPT[name] for name in ("Part", "pack", "train"))
@@ -59,23 +64,35 @@ def test_a_part_that_hangs_ends_with_its_children_and_others_go_on(tmp_path: Pat
         assert {f"{name}.txt" for name in endings} | {"parts.json"} == set(tar.getnames())
 
 
-def test_no_file_to_send_is_large_and_models_are_whole(tmp_path: Path) -> None:
-    run = tmp_path / "Ant"
-    (run / "checkpoints").mkdir(parents=True)
-    model = os.urandom(2_500)
-    (run / "model.zip").write_bytes(model)
-    (run / "checkpoints" / "model.zip").write_bytes(model)
-    (run / "progress.csv").write_text("a,b\n")
-    (tmp_path / "long.txt").write_text("x" * 200)
-    pack(tmp_path, max_bytes=1_000)
-    send = tmp_path / "send"
-    assert sorted(path.name for path in send.iterdir()) == [*(f"Ant_model.zip.00{i}" for i in range(3)), "results.tgz"]
-    assert b"".join(path.read_bytes() for path in sorted(send.glob("Ant_model.zip.*"))) == model
-    with tarfile.open(send / "results.tgz") as tar:
-        assert tar.getnames() == ["Ant/progress.csv"]
-    (run / "model.zip").write_bytes(model[:900])
-    pack(tmp_path, max_bytes=1_000)
-    assert [path.name for path in send.glob("Ant_model.zip.*")] == ["Ant_model.zip.000"]  # no piece of the old one
+def test_no_file_to_send_is_large_and_weights_are_whole(tmp_path: Path) -> None:
+    run, send, model = tmp_path / "Ant", tmp_path / "send", tiny_model(seed=0)
+    (run / "checkpoints" / "step_1").mkdir(parents=True)
+    (run / "settings.json").write_text("{}")
+    (tmp_path / "long.txt").write_text("x" * 2_000)
+    tiny_model(seed=1).save(run / "best_model")
+    os.utime(run / "best_model.zip", (1.0, 1.0))
+    model.save(run / "checkpoints" / "step_1" / "model")  # the newest counts
+    for max_bytes in (1_000, 100_000):
+        pack(tmp_path, max_bytes)
+        assert max(path.stat().st_size for path in send.iterdir()) <= max_bytes
+        with tarfile.open(send / "results.tgz") as tar:
+            assert tar.getnames() == (
+                ["Ant/settings.json"] if max_bytes == 1_000 else ["Ant/settings.json", "long.txt"]
+            )
+        for network in ("actor", "critic", "objective"):
+            content = b"".join(path.read_bytes() for path in sorted(send.glob(f"Ant_{network}.safetensors*")))
+            other = copy.deepcopy(getattr(model, network))
+            for parameter in other.parameters():
+                parameter.data.zero_()
+            other.load_state_dict(safetensors.torch.load(content))
+            for x, y in zip(other.parameters(), getattr(model, network).parameters(), strict=True):
+                assert th.allclose(x, y, rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in send.iterdir()) == [
+        "Ant_actor.safetensors",
+        "Ant_critic.safetensors",
+        "Ant_objective.safetensors",
+        "results.tgz",
+    ]  # no piece is left
 
 
 @pytest.mark.parametrize(
@@ -107,3 +124,17 @@ def test_training_draws_with_what_answered(
     args = SimpleNamespace(out=tmp_path, gl=["egl", "osmesa"], quick=False, device="cuda")
     train(args, "sb3_metra/QuadrupedPixels-v0", time.monotonic() + 600.0)
     assert got == tried
+
+
+def test_every_part_of_a_gradient_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, out = Path(__file__).parents[1] / "benchmarks" / "step_parts.py", tmp_path / "parts.json"
+    words = ["--observations", "state", "--variants", "float32", "tf32", "--device", "cpu", "--batch-size", "8"]
+    monkeypatch.setattr(sys, "argv", [str(script), *words, "--width", "8", "--repeats", "1", "--out", str(out)])
+    threads = th.get_num_threads()
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        th.set_num_threads(threads)
+    times = json.loads(out.read_text())["ms"]
+    assert set(times) == {"float32", "tf32"}
+    assert {"sampling", "phi and lambda", "reward", "critics", "actor", "gradient step"} <= set(times["float32"])

@@ -77,6 +77,87 @@ def to_device(array: np.ndarray, device: th.device) -> th.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+class DeviceCopy:
+    """
+    A copy of a replay buffer's rows on the GPU that samples go to, if it takes at most a quarter of the free memory.
+
+    Rows are written to host memory alone. Those that are new follow in one go before the next sample.
+
+    :param names: of the buffer's attributes that are copied, arrays or dictionaries of arrays, (rows, n_envs, ...)
+    """
+
+    MAX_SHARE = 0.25
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._device: th.device | None = None  # for which it is known whether a copy fits
+        self._copies: dict[str, Any] = {}
+        self._unsent = 0
+        self._index: tuple[Any, Any, Any] = (None, None, None)
+
+    def advance(self) -> None:
+        """One more row has been written."""
+        self._unsent += 1
+
+    def follow(self, buffer: Any) -> bool:
+        """
+        Take over what is new.
+
+        :param buffer: the buffer
+        :return: whether there is a copy
+        """
+        if self._device != buffer.device:
+            self._begin(buffer)
+        if self._copies and self._unsent > 0:
+            end, new = buffer.pos or buffer.buffer_size, min(self._unsent, buffer.size())
+            parts = [slice(max(end - new, 0), end)]
+            if new > end:  # around the end of the ring
+                parts.append(slice(buffer.buffer_size - (new - end), None))
+            for rows in parts:
+                for name in self._names:
+                    stored, copies = flatten({name: getattr(buffer, name)}), flatten({name: self._copies[name]})
+                    for key, copied in copies.items():
+                        copied[rows].copy_(to_device(stored[key][rows], buffer.device))
+            self._unsent = 0
+        return bool(self._copies)
+
+    def _begin(self, buffer: Any) -> None:
+        self._device, self._copies, self._unsent = buffer.device, {}, buffer.size()
+        stored = {name: getattr(buffer, name) for name in self._names}
+        arrays = flatten(stored).values()
+        known = all(
+            x.dtype.kind != "u" or x.dtype == np.uint8 for x in arrays
+        )  # PyTorch gathers no other unsigned ones
+        if known and self.fits(sum(x.nbytes for x in arrays), buffer.device):
+            self._copies = {name: map_arrays(self._like, x) for name, x in stored.items()}
+
+    def _like(self, array: np.ndarray) -> th.Tensor:
+        return th.empty(array.shape, dtype=th.as_tensor(array[:1]).dtype, device=self._device)
+
+    def fits(self, nbytes: int, device: th.device) -> bool:
+        """
+        Whether a copy is of use.
+
+        :param nbytes: its size
+        :param device: where it would be
+        """
+        return device.type == "cuda" and nbytes <= self.MAX_SHARE * th.cuda.mem_get_info(device)[0]
+
+    def take(self, name: str, rows: np.ndarray, envs: np.ndarray) -> Any:
+        """
+        As :func:`take`, on the device.
+
+        :param name: of an attribute that is copied
+        :param rows: (batch,)
+        :param envs: (batch,)
+        """
+        if self._index[0] is not rows or self._index[1] is not envs:  # one transfer serves all arrays of a sample
+            n_envs = next(iter(flatten(self._copies).values())).shape[1]
+            self._index = rows, envs, to_device(rows * n_envs + envs, self._device)  # type: ignore[arg-type]
+        index = self._index[2]
+        return map_arrays(lambda x: x.flatten(0, 1).index_select(0, index), self._copies[name])
+
+
 def grow(filled: np.ndarray, n_rows: int) -> np.ndarray:
     """
     :param filled: the first rows

@@ -11,7 +11,17 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_metra.common.arrays import Signature, check_arrays, flatten, grow, map_arrays, take, to_device, unflatten
+from sb3_metra.common.arrays import (
+    DeviceCopy,
+    Signature,
+    check_arrays,
+    flatten,
+    grow,
+    map_arrays,
+    take,
+    to_device,
+    unflatten,
+)
 from sb3_metra.common.checks import MAX_OBSERVATION, as_flags, as_stored
 from sb3_metra.common.episodes import Episodes
 from sb3_metra.common.type_aliases import EpisodeObservations, SkillReplayBufferSamples
@@ -69,6 +79,7 @@ class SkillReplayBuffer(ReplayBuffer):
         self.skills = np.zeros((self.buffer_size, n_envs, skill_dim), dtype=np.float32)
         self.since_start, self.until_end = np.zeros((2, self.buffer_size, n_envs), dtype=np.int32)
         self._episodes = Episodes(self.since_start, self.until_end)
+        self._copy = DeviceCopy(self._SAMPLED)
         self.seed()
 
     @property
@@ -88,6 +99,7 @@ class SkillReplayBuffer(ReplayBuffer):
         """Forget every transition."""
         super().reset()
         self._episodes = Episodes(self.since_start, self.until_end)
+        self._copy = DeviceCopy(self._SAMPLED)
 
     # Adding
 
@@ -187,6 +199,7 @@ class SkillReplayBuffer(ReplayBuffer):
                     part[row] = x[key]
             else:
                 stored[row] = x
+        self._copy.advance()
         self._episodes.advance(row)
         if any(step["dones"].tolist()):
             self._episodes.end(row, step["dones"])
@@ -265,19 +278,11 @@ class SkillReplayBuffer(ReplayBuffer):
     def _gather(
         self, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None = None
     ) -> SkillReplayBufferSamples:
-        actions, rewards, dones, timeouts, skills = (
-            take(x, batch_inds, env_inds) for x in (self.actions, self.rewards, self.dones, self.timeouts, self.skills)
-        )
-        rewards = self._normalize_reward(rewards, env)
+        names = ("actions", "dones", "timeouts", "rewards", "skills")
+        actions, dones, timeouts, rewards, skills = (self._take(x, batch_inds, env_inds, env) for x in names)
         observations, next_observations = self._gather_observations(batch_inds, env_inds, env)
-        return SkillReplayBufferSamples(
-            observations,
-            to_device(actions, self.device),
-            next_observations,
-            to_device((dones * (1.0 - timeouts))[:, None], self.device),
-            to_device(rewards[:, None], self.device),
-            to_device(skills, self.device),
-        )
+        ends = (dones * (1.0 - timeouts))[:, None]
+        return SkillReplayBufferSamples(observations, actions, next_observations, ends, rewards[:, None], skills)
 
     def _gather_observations(
         self, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None
@@ -290,8 +295,18 @@ class SkillReplayBuffer(ReplayBuffer):
 
     def _gather_one(self, name: _Side, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None) -> Any:
         """s or s' of the given rows and environments, on the device."""
+        return self._take(name, batch_inds, env_inds, env)
+
+    def _take(self, name: str, batch_inds: np.ndarray, env_inds: np.ndarray, env: VecNormalize | None) -> Any:
+        """The given rows and environments of an array, on the device."""
+        if env is None and self._copy.follow(self):
+            return self._copy.take(name, batch_inds, env_inds)
         chosen: Any = map_arrays(lambda x: take(x, batch_inds, env_inds), getattr(self, name))
-        return map_arrays(lambda x: to_device(x, self.device), self._normalize_obs(chosen, env))
+        if name == "rewards":
+            chosen = self._normalize_reward(chosen, env)
+        elif name in ("observations", "next_observations"):
+            chosen = self._normalize_obs(chosen, env)
+        return map_arrays(lambda x: to_device(x, self.device), chosen)
 
     # Saving
 
@@ -333,17 +348,9 @@ class SkillReplayBuffer(ReplayBuffer):
         self._check_saved(meta, arrays)
         self._take_saved(meta, arrays)
 
-    _ROWS: tuple[str, ...] = (
-        "observations",
-        "next_observations",
-        "actions",
-        "rewards",
-        "dones",
-        "timeouts",
-        "skills",
-        "since_start",
-        "until_end",
-    )  # attributes with a row for each step of the environments
+    _SAMPLED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "skills")
+    # attributes with a row for each step of the environments
+    _ROWS: tuple[str, ...] = (*_SAMPLED, "since_start", "until_end")
     _FREE: frozenset[str] = frozenset({"buffer_size", "pos", "full", "rng"})  # what may differ between two buffers
 
     def _rows(self) -> dict[str, np.ndarray]:
@@ -381,12 +388,13 @@ class SkillReplayBuffer(ReplayBuffer):
     def _take_up_episodes(self) -> None:
         newest = self.pos - 1 if self.size() > 0 else None
         self._episodes = Episodes(self.since_start, self.until_end, newest)
+        self._copy = DeviceCopy(self._SAMPLED)
 
     def __getstate__(self) -> dict[str, Any]:
         """Only what is filled."""
         size = self.size()
         rows = {name: map_arrays(lambda x: x[:size], getattr(self, name)) for name in self._ROWS}
-        return {name: x for name, x in self.__dict__.items() if name != "_episodes"} | rows
+        return {name: x for name, x in self.__dict__.items() if name not in ("_episodes", "_copy")} | rows
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -402,7 +410,7 @@ class SkillReplayBuffer(ReplayBuffer):
     def _index_episodes(self) -> None:
         """Find the episodes anew from where they ended."""
         self.since_start, self.until_end = np.zeros((2, self.buffer_size, self.n_envs), dtype=np.int32)
-        self._episodes = Episodes(self.since_start, self.until_end)
+        self._episodes, self._copy = Episodes(self.since_start, self.until_end), DeviceCopy(self._SAMPLED)
         ended = self._ends()
         for i in range(self.size()):
             row = (self.pos - self.size() + i) % self.buffer_size
