@@ -62,20 +62,26 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", default=list(ENVIRONMENTS))
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=200, help="steps of each worker")
-    parser.add_argument("--repeats", type=int, default=100, help="steps timed for each quality")
+    parser.add_argument("--repeats", type=int, default=100, help="steps timed for each quality; 0: none")
     args = parser.parse_args()
-    print("| environment | quality | drawn by | step, CPU ms | rest | drawing | step, wall ms | rest | drawing |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for env_id in args.envs:
-        for quality in ("fast", "full") if "quality" in _arguments(env_id) else (None,):
-            renderer, medians = split(env_id, quality, args.repeats)
-            times = " | ".join(f"{value:.2f}" for value in medians)
-            print(f"| `{env_id}` | {quality or '-'} | {renderer} | {times} |", flush=True)
+    if args.repeats:
+        show_drawing(args.envs, args.repeats)
     print("\n| environment | workers | steps a second |\n|---|---|---|")
     for env_id in args.envs:
         for n_envs in args.workers:
             per_second = measure_throughput(env_id, [n_envs], args.steps)[n_envs]
             print(f"| `{env_id}` | {n_envs} | {per_second:.0f} |", flush=True)
+
+
+def show_drawing(env_ids: list[str], repeats: int) -> None:
+    """Print the first table."""
+    print("| environment | quality | drawn by | step, CPU ms | rest | drawing | step, wall ms | rest | drawing |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for env_id in env_ids:
+        for quality in ("fast", "full") if "quality" in _arguments(env_id) else (None,):
+            renderer, medians = split(env_id, quality, repeats)
+            times = " | ".join(f"{value:.2f}" for value in medians)
+            print(f"| `{env_id}` | {quality or '-'} | {renderer} | {times} |", flush=True)
 
 
 def _arguments(env_id: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_metra import METRA
+from sb3_metra.common.optimization import fast_kernels, set_learning_rate
 
 EPISODE_LENGTH, N_ENVS = 200, 8
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -30,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "channels first": {"policy_kwargs": {"features_extractor_kwargs": {"channels_last": False}}},
     "shared critic encoder": {"policy_kwargs": {"share_critic_encoder": True}},
     "tf32": {"tf32": True},
-    "bfloat16": {"bfloat16": True},
+    "bfloat16": {"bfloat16": True, "tf32": True},
 }
 
 
@@ -71,6 +72,8 @@ def make_parts(model: METRA, observations: np.ndarray, batch_size: int) -> dict[
     buffer, policy = model.replay_buffer, model.policy
     assert buffer is not None
     policy.set_training_mode(True)
+    for optimizer in (model.objective_optimizer, model.actor.optimizer, model.critic.optimizer):
+        set_learning_rate(optimizer, 1e-4, model._captures)  # as train() does: else no step can be recorded
     batch: Any = buffer.sample(batch_size)
     prepared = batch._replace(
         observations=policy.prepare(batch.observations), next_observations=policy.prepare(batch.next_observations)
@@ -87,7 +90,7 @@ def make_parts(model: METRA, observations: np.ndarray, batch_size: int) -> dict[
             model.objective.reward(prepared)
 
     def descend(optimizer: th.optim.Optimizer, loss: Any) -> Callable[[], Any]:
-        return functools.partial(model._descend, optimizer, loss, prepared, failed)
+        return functools.partial(model._step, "part", optimizer, loss, prepared, failed)
 
     parts: dict[str, Callable[[], Any]] = {
         "transfer of 8 observations": lambda: policy.obs_to_tensor(observations),
@@ -103,6 +106,8 @@ def make_parts(model: METRA, observations: np.ndarray, batch_size: int) -> dict[
     if model.device.type == "cuda":
         for _ in range(5):
             model._captured_step(batch, batch_size)
+        if not model._captured_step.is_recorded:
+            return parts
         parts["gradient step, CUDA graph"] = lambda: model._captured_step(batch, batch_size)
         parts["sampling and CUDA graph"] = lambda: model._captured_step(buffer.sample(batch_size), batch_size)
     return parts
@@ -136,11 +141,11 @@ def main() -> None:
     args = parser.parse_args()
     th.set_num_threads(args.threads)
     pixels = args.observations == "pixels"
-    parts, device = {}, th.device("cpu")
+    parts, models, device = {}, {}, th.device("cpu")
     for name in args.variants:
         kwargs: dict[str, Any] = {"policy_kwargs": {}} | VARIANTS[name]
         arch = {"net_arch": [args.width, args.width]}
-        model = METRA(
+        model = models[name] = METRA(
             "CnnPolicy" if pixels else "MlpPolicy",
             _Spaces(pixels),
             skill_dim=4 if pixels else 2,
@@ -154,20 +159,24 @@ def main() -> None:
             **model.replay_buffer_kwargs,
         )  # fmt: skip
         device = model.device
-        parts[name] = make_parts(model, fill(model), args.batch_size)
+        with fast_kernels(device, model.tf32):  # as in train()
+            parts[name] = make_parts(model, fill(model), args.batch_size)
     times: dict[str, dict[str, list[float]]] = {name: {part: [] for part in parts[name]} for name in parts}
     for i in range(args.repeats + 1):
         for name, variant in parts.items():
             for part, function in variant.items():
-                elapsed = measure(function, device, args.calls)
+                with fast_kernels(device, models[name].tf32):
+                    elapsed = measure(function, device, args.calls)
                 if i > 0:  # warmed up
                     times[name][part].append(elapsed)
     medians = {name: {part: statistics.median(x) for part, x in variant.items()} for name, variant in times.items()}
     where = th.cuda.get_device_name() if device.type == "cuda" else f"{args.threads} CPU thread(s)"
     print(f"torch {th.__version__}, {where}; {args.observations}, batch {args.batch_size}, 2x{args.width}")
     print(f"| milliseconds, median of {args.repeats} | {' | '.join(medians)} |\n|---|{'---|' * len(medians)}")
-    for part in next(iter(medians.values())):
-        print(f"| {part} | {' | '.join(f'{variant[part]:,.2f}' for variant in medians.values())} |")
+    for part in max(medians.values(), key=len):
+        print(
+            f"| {part} | {' | '.join(f'{x[part]:,.2f}' if part in x else 'not recorded' for x in medians.values())} |"
+        )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"where": where, "torch": th.__version__, "ms": medians}, indent=1) + "\n")

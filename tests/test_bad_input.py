@@ -102,6 +102,7 @@ ARGUMENTS: dict[str, tuple[str, list[Any]]] = {
     "random_warmup": (FLAG, NO_FLAGS),
     "bfloat16": (FLAG, NO_FLAGS),
     "tf32": (FLAG, NO_FLAGS),
+    "cudnn_deterministic": (FLAG, NO_FLAGS),
     "cuda_graph": (FLAG, NO_FLAGS),
     "overlap": (FLAG, NO_FLAGS),
     "actor_observation": (

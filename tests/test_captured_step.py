@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA
-from sb3_metra.common.captured_step import CapturedStep
+from sb3_metra.common.captured_step import CapturedStep, record_cuda_graph
 from sb3_metra.common.optimization import set_learning_rate
-from sb3_metra.common.type_aliases import SkillReplayBufferSamples
+from sb3_metra.common.type_aliases import SkillReplayBufferSamples, map_tensors
 from tests.toys import TINY, scripted_envs
 
 needs_cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
@@ -82,6 +84,53 @@ def test_what_cannot_be_recorded_runs_as_it_is() -> None:
     assert [captured(batch_of(3.0)).item() for _ in range(3)] == [12.0] * 3  # and does not try, nor warn, again
 
 
+class FakeGenerator:
+    """CUDA's generator after a recording that failed: it takes itself for recorded, unless a copy takes its place."""
+
+    recorded, draws = True, 5
+
+    def clone_state(self) -> int:
+        return self.draws
+
+    def graphsafe_set_state(self, draws: int) -> None:
+        self.recorded, self.draws = False, draws
+
+
+def test_a_failed_recording_leaves_stream_and_generator_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, generators = SimpleNamespace(device_index=1), [FakeGenerator(), FakeGenerator()]
+    streams = [usual]
+
+    @contextmanager
+    def graph(*_: Any, **__: Any) -> Iterator[None]:
+        streams.append(SimpleNamespace(device_index=1))  # and PyTorch does not leave it where its end fails
+        yield
+        streams.pop()
+
+    def wait() -> th.Tensor:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(th.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(th.cuda, "graph", graph)
+    monkeypatch.setattr(th.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(th.cuda, "set_stream", streams.append)
+    monkeypatch.setattr(th.cuda, "default_generators", generators)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        record_cuda_graph(wait)
+    assert streams[-1] is usual
+    assert [(x.recorded, x.draws) for x in generators] == [(True, 5), (False, 5)]
+
+
+def test_warming_up_keeps_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[Any] = []
+    monkeypatch.setattr(th.cuda, "Stream", MagicMock)
+    monkeypatch.setattr(th.cuda, "current_stream", MagicMock)
+    monkeypatch.setattr(th.cuda, "stream", lambda stream: used.append(stream) or nullcontext())
+    captured = CapturedStep(lambda batch, factor: 2.0 * factor)
+    batch: Any = SimpleNamespace(actions=SimpleNamespace(device=th.device("cuda")))
+    assert [captured._run_aside(batch, (x,)) for x in (1.0, 2.0)] == [2.0, 4.0]
+    assert used[0] is used[1]
+
+
 def weights(model: METRA) -> list[th.Tensor]:
     modules = (model.policy, model.objective, model.entropy_dual)
     return [parameter.detach().cpu() for module in modules for parameter in module.parameters()]
@@ -130,6 +179,17 @@ def test_other_parameters_forget_the_recording(captured_on_the_cpu: Recorder) ->
     captured = model._captured_step
     model.set_parameters(other.get_parameters())
     assert model._captured_step is not captured
+
+
+@pytest.mark.parametrize("cudnn_deterministic", [True, False])
+def test_a_seed_need_not_make_cudnn_deterministic(cudnn_deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SB3 does so on CUDA, by the name of the device alone."""
+    monkeypatch.setattr(th.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(th.backends.cudnn, "benchmark", False)
+    model = METRA("MlpPolicy", scripted_envs(2), **(TINY | {"cudnn_deterministic": cudnn_deterministic}))
+    model.device = th.device("cuda")
+    model.set_random_seed(1)
+    assert th.backends.cudnn.deterministic is cudnn_deterministic
 
 
 def test_a_learning_rate_on_the_device_keeps_its_place() -> None:
@@ -185,7 +245,7 @@ def test_a_cuda_graph_learns_the_same(env_id: str) -> None:
         env = make_vec_env(env_id, 2, seed=0)
         kwargs = TINY | {"device": "cuda", "cuda_graph": cuda_graph, "gradient_steps": 6}
         models.append(METRA(policy, env, **kwargs).learn(64))
-    assert models[0]._captured_step._replay is not None
+    assert models[0]._captured_step.is_recorded
     for a, b in zip(*map(weights, models), strict=True):
         assert th.allclose(a, b, rtol=1e-3, atol=1e-4)
 
@@ -201,3 +261,19 @@ def test_no_gradient_step_waits_for_the_gpu() -> None:
                 step(model.replay_buffer.sample(16), 16)  # type: ignore[arg-type]
     finally:
         th.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+def test_steps_go_on_after_a_cuda_recording_that_failed() -> None:
+    def wait(batch: SkillReplayBufferSamples) -> th.Tensor:
+        result = batch.actions.mean() + 0.0 * th.randn((), device="cuda")
+        result.item()
+        return result
+
+    captured, usual = CapturedStep(wait, warm_up=1), th.cuda.current_stream()
+    batches = [map_tensors(lambda x: x.cuda(), batch_of(value)) for value in (1.0, 2.0, 3.0)]
+    with pytest.warns(UserWarning, match="one kernel at a time"):
+        assert [captured(batch).item() for batch in batches] == [1.0, 2.0, 3.0]
+    assert th.cuda.current_stream() == usual
+    assert th.randn(3, device="cuda").isfinite().all()
+    assert captured(batches[0]).item() == 1.0

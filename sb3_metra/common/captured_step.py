@@ -21,17 +21,32 @@ def record_cuda_graph(function: Callable[[], th.Tensor]) -> Callable[[], th.Tens
 
     :param function: launches work on the GPU and never waits for it
     :return: a function that does the same work in one launch, and returns the same tensor
-    :raises RuntimeError: where the function waits for the GPU, or does what a graph cannot hold
+    :raises RuntimeError: if the function waits for the GPU, or does what a graph cannot hold; work goes on as before
     """
-    graph = th.cuda.CUDAGraph()
-    with th.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be acting
-        result = function()
+    graph, usual = th.cuda.CUDAGraph(), th.cuda.current_stream()
+    try:
+        with th.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be acting
+            result = function()
+    except BaseException:
+        _leave_recording(usual)
+        raise
 
     def replay() -> th.Tensor:
         graph.replay()
         return result
 
     return replay
+
+
+def _leave_recording(stream: th.cuda.Stream) -> None:
+    """
+    Undo what PyTorch leaves behind a recording that failed: its stream, and a generator that takes itself for recorded.
+
+    :param stream: the one in use before
+    """
+    th.cuda.set_stream(stream)
+    generator = th.cuda.default_generators[stream.device_index]
+    generator.graphsafe_set_state(generator.clone_state())  # a copy is not being recorded, and draws the same
 
 
 class CapturedStep:
@@ -54,11 +69,18 @@ class CapturedStep:
         recorder: Recorder = record_cuda_graph,
         warm_up: int = 3,
     ) -> None:
-        self._step, self._recorder, self._warm_up = step, recorder, warm_up
+        self._step, self._warm_up = step, warm_up
+        self._recorder: Recorder | None = recorder
+        self._aside: th.cuda.Stream | None = None
         self._replay: Callable[[], th.Tensor] | None = None
         self._places: list[th.Tensor] = []
         self._kind: Any = None
         self._calls = 0
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the next step of the same kind is replayed."""
+        return self._replay is not None
 
     def __call__(self, batch: SkillReplayBufferSamples, *constants: Any) -> th.Tensor:
         """
@@ -73,36 +95,42 @@ class CapturedStep:
             return self._call(batch, constants)
 
     def _call(self, batch: SkillReplayBufferSamples, constants: tuple[Any, ...]) -> th.Tensor:
+        if self._recorder is None:
+            return self._step(batch, *constants)
         tensors = _tensors(batch)
         kind = ([x.shape for x in tensors], constants)
         if kind != self._kind:
             self._kind, self._replay, self._calls = kind, None, 0
         self._calls += 1
-        if self._replay is None and self._calls > self._warm_up:
-            self._record(batch, constants)
-        if self._replay is None:
+        if self._calls <= self._warm_up:
             return self._run_aside(batch, constants)
+        if self._replay is None and not self._record(self._recorder, batch, constants):
+            return self._step(batch, *constants)
+        assert self._replay is not None
         for place, tensor in zip(self._places, tensors, strict=True):
             place.copy_(tensor)
         return self._replay().clone()
 
-    def _record(self, batch: SkillReplayBufferSamples, constants: tuple[Any, ...]) -> None:
+    def _record(self, recorder: Recorder, batch: SkillReplayBufferSamples, constants: tuple[Any, ...]) -> bool:
+        """Whether there is a recording now."""
         own = map_tensors(th.clone, batch)
         try:
-            self._replay = self._recorder(lambda: self._step(own, *constants))
+            self._replay = recorder(lambda: self._step(own, *constants))
             self._places = _tensors(own)
         except RuntimeError as error:
-            self._warm_up = 2**63  # once is enough
+            self._recorder = None  # once is enough
             warnings.warn(
                 f"gradient steps run one kernel at a time, because no CUDA graph could be made of them: {error}",
-                stacklevel=3,
+                stacklevel=4,
             )
+        return self._replay is not None
 
     def _run_aside(self, batch: SkillReplayBufferSamples, constants: tuple[Any, ...]) -> th.Tensor:
-        """Before a recording, PyTorch wants work to have run on another stream than the usual one."""
+        """Before a recording, PyTorch wants work to have run on another stream than the usual one: always the same."""
         if batch.actions.device.type != "cuda":
             return self._step(batch, *constants)
-        usual, aside = th.cuda.current_stream(), th.cuda.Stream()
+        usual, aside = th.cuda.current_stream(), self._aside or th.cuda.Stream()
+        self._aside = aside
         aside.wait_stream(usual)
         with th.cuda.stream(aside):
             result = self._step(batch, *constants)

@@ -120,6 +120,7 @@ ALGORITHM: dict[str, Check] = {
     "random_warmup": FLAG,
     "bfloat16": FLAG,
     "tf32": FLAG,
+    "cudnn_deterministic": FLAG,
     "cuda_graph": FLAG,
     "overlap": FLAG,
     "tensorboard_log": optional(args.PATH),

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch as th
+
+FAILED = "failed/"  # begins the names of what tells which part of a gradient step was not finite
 
 
 def step(optimizer: th.optim.Optimizer, loss: th.Tensor, failed: th.Tensor) -> None:
@@ -31,6 +34,24 @@ def step(optimizer: th.optim.Optimizer, loss: th.Tensor, failed: th.Tensor) -> N
         optimizer.step()
     elif not failed:
         optimizer.step()
+
+
+def name_culprit(logged: dict[str, float], failed: list[str]) -> str:
+    """
+    Tell which number was not finite first: one that is logged, or a gradient.
+
+    :param logged: numbers by name, in the order in which they came up
+    :param failed: those names among them that begin with :data:`FAILED` and tell of a failure
+    """
+    names = list(logged)
+    part = names.index(failed[0]) if failed else len(names)
+    wrong = [name for name in names[:part] if not np.isfinite(logged[name])]
+    if wrong:
+        return f"{wrong[0]} must be finite, got {logged[wrong[0]]}"
+    if failed:
+        return f"the gradient of the {failed[0].removeprefix(FAILED)} must be finite, got NaN or infinity"
+    name = next(name for name in names if not np.isfinite(logged[name]))
+    return f"{name} must be finite, got {logged[name]}"
 
 
 def move_average(averages: Iterable[th.Tensor], values: Iterable[th.Tensor], weight: th.Tensor) -> None:

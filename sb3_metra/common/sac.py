@@ -30,13 +30,20 @@ from sb3_metra.common.extractors import choose_actor_extractor
 from sb3_metra.common.frame_buffer import choose_buffer
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.objective import SkillObjective
-from sb3_metra.common.optimization import fast_kernels, is_fused, move_average, set_learning_rate, step
+from sb3_metra.common.optimization import (
+    FAILED,
+    fast_kernels,
+    is_fused,
+    move_average,
+    name_culprit,
+    set_learning_rate,
+    step,
+)
 from sb3_metra.common.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, SkillPolicy
 from sb3_metra.common.skills import SkillPrior
 from sb3_metra.common.spaces import COUNTED, check_env
 from sb3_metra.common.type_aliases import EpisodeObservations, Info, SkillReplayBufferSamples
 
-_FAILED = "failed/"  # begins the names of what tells which part of a gradient step was not finite
 _LARGE = 1e6  # an observation beyond this is worth a word once something is not finite
 
 
@@ -70,6 +77,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
     :param random_warmup: act uniformly at random until ``learning_starts``, as SB3's SAC does
     :param bfloat16: run the networks under bfloat16 autocast: faster, not equivalent
     :param tf32: on CUDA, let products of matrices round to TF32, as PyTorch lets convolutions: faster, not equivalent
+    :param cudnn_deterministic: on CUDA, let a seed make cuDNN deterministic, as SB3 does; else it takes the fastest
+        convolutions, and a run repeats itself up to rounding only
     :param cuda_graph: on CUDA, record the gradient step once as a graph and replay it: faster and the same, but for
         networks of one's own that wait for the GPU
     :param overlap: take a round's gradient steps in a thread, while the environments step through the next round; its
@@ -122,6 +131,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         random_warmup: bool = False,
         bfloat16: bool = False,
         tf32: bool = False,
+        cudnn_deterministic: bool = True,
         cuda_graph: bool = True,
         overlap: bool = False,
         actor_observation: Any = None,
@@ -178,6 +188,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         self.random_warmup = random_warmup
         self.bfloat16 = bfloat16
         self.tf32 = tf32
+        self.cudnn_deterministic = cudnn_deterministic
         self.cuda_graph = cuda_graph
         self.overlap = overlap
         self.actor_observation = actor_observation
@@ -228,7 +239,10 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         :param seed: the seed; ``None`` leaves SB3's generators alone and draws new seeds for ours
         """
         seed = SEED("seed", seed)
+        chosen = th.backends.cudnn.deterministic
         super().set_random_seed(seed)
+        if not self.cudnn_deterministic:
+            th.backends.cudnn.deterministic = chosen
         skills, own, replay, acting = (np.random.default_rng(x) for x in np.random.SeedSequence(seed).spawn(4))
         self.skill_rng, self.skill_prior.rng, self._replay_rng, self.acting_rng = skills, own, replay, acting
         if self.replay_buffer is not None:
@@ -392,7 +406,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         with self._autocast():
             loss, info = loss_fn(batch)
         step(optimizer, loss, failed)
-        return info | {_FAILED + name: failed.clone()}
+        return info | {FAILED + name: failed.clone()}
 
     def _averaged_step(self, batch: SkillReplayBufferSamples, batch_size: int) -> th.Tensor:
         """A gradient step, and the average over its transitions of each number to log, (numbers,)."""
@@ -415,27 +429,15 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         """Log the averages over the last gradient steps, with one transfer from the device."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         logged = dict(zip(self._logged_names, means.tolist(), strict=True))
-        failed = [name for name in logged if name.startswith(_FAILED) and logged[name] > 0]
+        failed = [name for name in logged if name.startswith(FAILED) and logged[name] > 0]
         if failed or not np.isfinite(list(logged.values())).all():
             raise ValueError(
-                f"{self._name_culprit(logged, failed)} in one of the last {gradient_steps} gradient steps; in that "
+                f"{name_culprit(logged, failed)} in one of the last {gradient_steps} gradient steps; in that "
                 f"step no weight moved from the first such number on{self._describe_replay()}"
             )
         for name, mean in logged.items():
-            if not name.startswith(_FAILED):
+            if not name.startswith(FAILED):
                 self.logger.record(f"train/{name}", mean)
-
-    def _name_culprit(self, logged: dict[str, float], failed: list[str]) -> str:
-        """Which number was not finite first: one that is logged, or a gradient."""
-        names = list(logged)
-        part = names.index(failed[0]) if failed else len(names)
-        wrong = [name for name in names[:part] if not np.isfinite(logged[name])]
-        if wrong:
-            return f"{wrong[0]} must be finite, got {logged[wrong[0]]}"
-        if failed:
-            return f"the gradient of the {failed[0].removeprefix(_FAILED)} must be finite, got NaN or infinity"
-        name = next(name for name in names if not np.isfinite(logged[name]))
-        return f"{name} must be finite, got {logged[name]}"
 
     def _describe_replay(self) -> str:
         """The largest observation in replay, if squares of it overflow: then it is the culprit."""
