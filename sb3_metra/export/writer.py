@@ -21,7 +21,7 @@ from sb3_metra.export.graphs import culprit, write_phi, write_policy
 
 POLICY, PHI, PLAYER = "policy.onnx", "phi.onnx", "skill_player.py"
 _TOLERANCE = 1e-5
-_KEPT = ("policy_class", "observation_space", "action_space", "n_envs", "num_timesteps")
+_KEPT = ("policy_class", "observation_space", "action_space", "n_envs", "num_timesteps", "_n_updates")
 _LEFT_OUT = ("policy", "tensorboard_log", "verbose", "action_noise", "learning_rate")  # networks; of training alone
 
 
