@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -315,8 +316,9 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         :param batch_size: how many of them, from the first, actor and critics learn from; ``None``: the algorithm's
         :return: detached tensors by name, scalars or one value a transition
         """
-        observations, next_observations = map(self.policy.prepare, (batch.observations, batch.next_observations))
-        episode = None if batch.episode is None else EpisodeObservations(*map(self.policy.prepare, batch.episode))
+        prepare = partial(self.policy.prepare, bfloat16=self.bfloat16)
+        observations, next_observations = map(prepare, (batch.observations, batch.next_observations))
+        episode = None if batch.episode is None else EpisodeObservations(*map(prepare, batch.episode))
         batch = batch._replace(observations=observations, next_observations=next_observations, episode=episode)
         failed = th.zeros((), device=self.device)  # 1 from the first loss on that is not finite: then nothing moves
         statistics = self._running_statistics()
