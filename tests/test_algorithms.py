@@ -13,8 +13,9 @@ import torch as th
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sb3_metra
-from sb3_metra import ALGORITHMS
+from sb3_metra import ALGORITHMS, METRA
 from sb3_metra.common.representation_discovery import RepresentationDiscovery
+from sb3_metra.common.sac import SkillSAC
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from tests.test_skill_discovery import NoSynchronisation
 from tests.toys import TINY, same, scripted_envs, state_of
@@ -203,6 +204,36 @@ def test_signature_and_documentation(name: str) -> None:
     assert name in sb3_metra.__all__
     for parameter in set(parameters) - arguments_of(SkillDiscovery):
         assert re.search(f":param {parameter}:|``{parameter}``", algorithm.__doc__ or ""), parameter
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_signature_spells_out_every_argument(name: str) -> None:
+    """No ``**kwargs`` hides SAC's arguments, and each argument is taken with the default that is shown."""
+    parameters = inspect.signature(ALGORITHMS[name]).parameters
+    named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    assert {p.kind for p in parameters.values()} == named
+    shared = {x for x, p in inspect.signature(SkillSAC).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert {"learning_rate", "buffer_size", "seed", "device"} < shared < set(parameters)
+    assert "skill_prior" not in parameters
+    defaults = {x: p.default for x, p in parameters.items() if x not in ("policy", "env")}
+    model = ALGORITHMS[name]("MlpPolicy", None, **(defaults | {"_init_setup_model": False}))
+    assert (model.learning_rate, model.gamma) == (defaults["learning_rate"], defaults["gamma"])
+
+
+def test_the_signature_of_a_subclass() -> None:
+    class Mine(METRA):
+        def __init__(self, *args: Any, gamma: float = 0.5, **kwargs: Any) -> None:
+            super().__init__(*args, gamma=gamma, **kwargs)
+
+    class Narrow(METRA):
+        def __init__(self, env: Any) -> None:
+            super().__init__("MlpPolicy", env)
+
+    parameters = inspect.signature(Mine).parameters
+    assert list(parameters)[:2] == ["args", "gamma"]
+    assert parameters["gamma"].default == 0.5
+    assert "tau" in parameters
+    assert list(inspect.signature(Narrow).parameters) == ["env"]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -301,9 +301,9 @@ def spiked(value: float, normalize: bool = False) -> METRA:
 def test_an_observation_too_large_to_learn_from_is_refused_at_once() -> None:
     """Single precision holds 1e10 and its square, but not the squares of gradients."""
     with pytest.raises(ValueError, match=r"observation must lie within -1e\+09 and 1e\+09, .* got 1e\+10"):
-        spiked(1e10).learn(1_000)
-    assert all(x.isfinite().all() for x in state_of(spiked(9e8).learn(1_000)).values())
+        spiked(1e10).learn(100)
+    assert all(x.isfinite().all() for x in state_of(spiked(9e8).learn(100)).values())
 
 
 def test_normalization_makes_larger_observations_fit() -> None:
-    assert all(x.isfinite().all() for x in state_of(spiked(1e10, normalize=True).learn(1_000)).values())
+    assert all(x.isfinite().all() for x in state_of(spiked(1e10, normalize=True).learn(100)).values())

@@ -18,7 +18,7 @@ COUNTS, SEEDS = ("0", "-1", "1.5", "x", ""), ("-1", "1.5", "x", "99999999999")
 UNWRITABLE = ("/proc/1/out", "a_file/out", "a_file")
 MODELS = ("nowhere.zip", "nowhere", "empty", "a_file", "torn.zip", "strange.zip", "sac.zip", "")
 ENVS = ("Nowhere-v0", "nowhere:Ant-v0", "Pendulum-v1", "", ":", "sb3_metra/Ant")
-KEYWORDS = ("arena", "arena:-1", "arena:big", "aren:5.0", "render_mode:'human'", ":", "step_size:None")
+KEYWORDS = ("arena", "arena:-1", "arena:big", "aren:5.0", "render_mode:'paper'", ":", "step_size:None")
 DEVICES = ("tpu", "cuda:x", "", "xla")
 
 COMMANDS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {

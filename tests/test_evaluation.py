@@ -252,4 +252,4 @@ def test_callback_says_at_once_what_cannot_work(tmp_path: Path, monkeypatch: pyt
                 context.delitem(sys.modules, name)
             context.delattr(evaluation, room, raising=False)
             with pytest.raises(ImportError, match=r'pip install "sb3-metra\[plot\]"'):
-                SkillEvalCallback(Walk(3), **{argument: 1})
+                SkillEvalCallback(Walk(3), **{argument: True if argument == "figures" else 1})

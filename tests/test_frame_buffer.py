@@ -6,6 +6,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA
+from sb3_metra.common import frame_buffer
 from sb3_metra.common.buffers import DictSkillReplayBuffer, SkillReplayBuffer
 from sb3_metra.common.frame_buffer import FrameReplayBuffer
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples, map_tensors
@@ -432,8 +434,8 @@ def test_too_little_memory_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     _Gpu(monkeypatch, 10**9)
     with pytest.raises(ValueError, match=r"frames take 122.88 GB, and cuda has 1.00 GB free"):
         FrameReplayBuffer(*arguments, "cuda", skill_dim=2, n_stack=3, storage="device")
-    psutil = pytest.importorskip("psutil")
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 60 * 10**9}))
+    memory = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=60 * 10**9))
+    monkeypatch.setattr(frame_buffer, "psutil", memory)
     with pytest.warns(UserWarning, match=r"frames take 122.88 GB, and 60.00 GB of memory are free"):
         FrameReplayBuffer(*arguments, "cpu", skill_dim=2, n_stack=3)
     with warnings.catch_warnings():

@@ -217,7 +217,10 @@ def test_goals_that_are_no_table_of_places_are_refused(goals: np.ndarray) -> Non
 def test_environments_that_lack_what_is_needed_are_refused() -> None:
     prior = SpherePrior(2)
     model, goals = Obedient(PointMassEnv(), prior), np.zeros((1, 2))
-    with pytest.raises(ValueError, match=r"env must have a method goal_observation\(goal\), got one without"):
+    with pytest.raises(
+        ValueError,
+        match=r"env must have a method goal_observation\(goal\), or be a goal environment with .*, got one without",
+    ):
         evaluate_goals(model, scripted_envs(1), goals, where, prior)
     with pytest.raises(ValueError, match=r'as many coordinates as info\["coordinates"\] of env, got 1 and \['):
         evaluate_goals(model, goal_points(1), goals[:, :1], where, prior)

@@ -57,11 +57,11 @@ def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
-    """A limit of the size of files stands for the full disk: the replay outgrows it on the way."""
+    """A limit of the size of files stands for the full disk: the model fits, and replay outgrows it on the way."""
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (103_000, resource.RLIM_INFINITY))
 
     process = start(tmp_path / "full", stderr=subprocess.PIPE, preexec_fn=limit)
     _, errors = process.communicate()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sb3_metra
 from sb3_metra.cli import main
-from sb3_metra.pretrained import find_pretrained, names
+from sb3_metra.commands.report import default_page
+from sb3_metra.pretrained import FOLDER, find_pretrained, names
 
 
 def test_they_are_small_and_hold_no_pickle() -> None:
@@ -43,11 +45,28 @@ def test_another_environment_may_be_named(capsys: pytest.CaptureFixture[str]) ->
     assert "model must act in this environment" in capsys.readouterr().err
 
 
+def test_the_page_goes_into_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(FOLDER.glob("**/*.html"))
+    assert main(["report", "--pretrained", "point_mass", "--no-video", "--max-episode-steps", "9"]) == 0
+    assert capsys.readouterr().out.startswith("skills.html (")
+    page = (tmp_path / "skills.html").read_text(encoding="utf-8")
+    versions = find_pretrained("point_mass")[1]["versions"]
+    assert f'"torch":["{versions["torch"]}",' in page.replace(" ", "")  # what it was trained with
+    assert sorted(FOLDER.glob("**/*.html")) == before
+
+
+def test_another_page_goes_beside_its_model(tmp_path: Path) -> None:
+    assert default_page(tmp_path / "model.zip") == tmp_path / "skills.html"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["goals", "--pretrained", "nobody"], "name must be "),
-        (["evaluate", "--pretrained"], "--pretrained must be followed by the name of a model"),
+        (["evaluate", "--pretrained"], "--pretrained must be followed by one of point_mass, got nothing"),
     ],
 )
 def test_what_is_not_there_is_said(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sb3_metra.pretrained import find_pretrained
+from sb3_metra.pretrained import find_pretrained, names
 
 OPTION = "--pretrained"
 COMMANDS = ("doctor", "evaluate", "export", "goals", "prompt", "report")
@@ -22,7 +22,7 @@ def put_in(command: str, words: list[str]) -> list[str]:
         return words
     at = words.index(OPTION)
     if at + 1 == len(words):
-        raise ValueError(f"{OPTION} must be followed by the name of a model, such as ant, got nothing")
+        raise ValueError(f"{OPTION} must be followed by one of {', '.join(names())}, got nothing")
     folder, origin = find_pretrained(words[at + 1])
     named = any(word == "--env" or word.startswith("--env=") for word in words)
     return [str(folder), *words[:at], *words[at + 2 :], *([] if named else ["--env", origin["env"]])]

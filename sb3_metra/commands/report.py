@@ -1,6 +1,7 @@
 """``sb3-metra report``: the skill explorer, one web page about a saved model."""
 
 import argparse
+import json
 import shlex
 import sys
 import zipfile
@@ -15,6 +16,7 @@ from sb3_metra.envs.rendering import choose_gl
 from sb3_metra.evaluation.report import Report, write_report
 from sb3_metra.evaluation.runs import read_curves
 from sb3_metra.headless import draw_for_films, drawing_kwargs, follow_body
+from sb3_metra.pretrained import FOLDER
 
 
 def run(arguments: list[str]) -> None:
@@ -24,7 +26,12 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("model", type=Path, metavar="RUN_OR_MODEL", help="a run's folder, or a saved model, a zip file")
     parser.add_argument("--env", required=True, metavar="ID", help="environment")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: skills.html beside the model)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: skills.html beside the model; with --pretrained, in the current folder)",
+    )
     parser.add_argument("--n-skills", type=int, metavar="N", help="skills to record (default: by the kind of skills)")
     parser.add_argument("--seed", type=int, default=0, help="seed of skills and environment (default: %(default)s)")
     parser.add_argument("--no-video", action="store_true", help="do not draw the environment")
@@ -94,7 +101,7 @@ def report_model(
 
     :param path: the saved model, or a run's folder
     :param env_id: id of the environment
-    :param out: the page; ``None``: ``skills.html`` beside the model
+    :param out: the page; ``None``: see :func:`default_page`
     :param n_skills: number of skills to record; ``None``: by the kind of skills
     :param seed: seed of skills and environment
     :param video: film the skills, where the environment can be drawn
@@ -119,7 +126,7 @@ def report_model(
         return write_report(
             model,
             env,
-            path.parent / "skills.html" if out is None else out,
+            default_page(path) if out is None else out,
             n_skills=n_skills,
             seed=seed,
             curves=read_curves(path.parent),
@@ -134,13 +141,26 @@ def report_model(
         env.close()
 
 
-def saved_versions(path: Path) -> dict[str, str]:
+def default_page(path: Path) -> Path:
     """
-    Versions of the packages that wrote a model, of which SB3 keeps a list.
+    ``skills.html`` beside a model; in the current folder if the model comes with the package.
 
     :param path: the saved model
+    """
+    folder = Path() if path.resolve().is_relative_to(FOLDER) else path.parent
+    return folder / "skills.html"
+
+
+def saved_versions(path: Path) -> dict[str, str]:
+    """
+    Versions of the packages that wrote a model, of which SB3 keeps a list, and an export another.
+
+    :param path: the saved model, or the folder of an export
     :return: by name, as on the package index
     """
+    if path.is_dir():
+        versions = json.loads((path / "skills.json").read_text(encoding="utf-8")).get("versions", {})
+        return {name: version for name, version in versions.items() if version is not None}
     names = {"Python": "Python", "Stable-Baselines3": "stable-baselines3", "PyTorch": "torch", "Numpy": "numpy"}
     names["Gymnasium"] = "gymnasium"
     with zipfile.ZipFile(path) as archive:

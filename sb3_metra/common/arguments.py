@@ -249,6 +249,22 @@ def parameter_names(function: Callable[..., Any]) -> set[str] | None:
     return None
 
 
+def full_signature(cls: type) -> inspect.Signature:
+    """
+    A class's signature with ``**kwargs`` spelled out: the keyword-only arguments of the parent that takes them.
+
+    :param cls: a class, whose parents have such a signature already
+    """
+    owners = [x for x in cls.__mro__ if "__init__" in vars(x)]
+    own = list(inspect.signature(vars(owners[0])["__init__"]).parameters.values())[1:]
+    named = [p for p in own if p.kind is not p.VAR_KEYWORD]
+    if len(named) == len(own):
+        return inspect.Signature(own)
+    names = {p.name for p in named}
+    inherited = inspect.signature(owners[1]).parameters.values()
+    return inspect.Signature([*named, *(p for p in inherited if p.kind is p.KEYWORD_ONLY and p.name not in names)])
+
+
 def _as_float(value: Any) -> float:
     if isinstance(value, str):
         _require(_WITH_EXPONENT.fullmatch(value) is not None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pathlib
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -17,7 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.common.arguments import check_table
+from sb3_metra.common.arguments import check_table, full_signature
 from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
 from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
@@ -50,7 +51,12 @@ class SkillDiscovery(OverlappingSAC):
     _resets: ResetWatch | None = None
     _callback: BaseCallback | None = None  # of the running or the last call of ``learn``
     _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
+    __signature__: ClassVar[inspect.Signature]
     _initial_callbacks: dict[int, dict[str, Any]] = {}  # noqa: RUF012  # replaced, never changed
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = full_signature(cls)  # for help, notebooks and documentation
 
     def infer_skill(self, **prompt: Any) -> np.ndarray:
         """

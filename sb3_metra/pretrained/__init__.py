@@ -9,14 +9,15 @@ from typing import Any
 from sb3_metra.algorithms import load
 from sb3_metra.common.inputs import check_choice
 
-_FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
+"""Where the models are, a folder each. Nothing may be written there."""
 ORIGIN = "origin.json"
 """What says how a model was trained: environment, command, seed, steps, versions, coverage."""
 
 
 def names() -> list[str]:
     """The trained models that come with the package."""
-    return sorted(path.parent.name for path in _FOLDER.glob(f"*/{ORIGIN}"))
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{ORIGIN}"))
 
 
 def find_pretrained(name: str) -> tuple[Path, dict[str, Any]]:
@@ -26,7 +27,7 @@ def find_pretrained(name: str) -> tuple[Path, dict[str, Any]]:
     :param name: one of :func:`names`
     :raises ValueError: if it is another
     """
-    folder = _FOLDER / check_choice("name", name, names())
+    folder = FOLDER / check_choice("name", name, names())
     return folder, json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
 
 
@@ -34,7 +35,7 @@ def load_pretrained(name: str, env: Any = None, **kwargs: Any) -> Any:
     """
     A trained model that comes with the package.
 
-    :param name: ``"ant"``, ``"half_cheetah"`` or ``"point_mass"``
+    :param name: one of :func:`names`
     :param env: the environment to go on in; ``None``: only to act and to encode
     :param kwargs: further arguments of :func:`sb3_metra.load`
     :return: the model; its environment's id is ``find_pretrained(name)[1]["env"]``
