@@ -78,8 +78,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
     :param random_warmup: act uniformly at random until ``learning_starts``, as SB3's SAC does
     :param bfloat16: run the networks under bfloat16 autocast: faster, not equivalent
     :param tf32: on CUDA, let products of matrices round to TF32, as PyTorch lets convolutions: faster, not equivalent
-    :param cudnn_deterministic: on CUDA, let a seed make cuDNN deterministic, as SB3 does; else it takes the fastest
-        convolutions, and a run repeats itself up to rounding only
+    :param cudnn_deterministic: on CUDA, let a seed make cuDNN deterministic, as SB3 does, and slower
     :param cuda_graph: on CUDA, record the gradient step once as a graph and replay it: faster and the same, but for
         networks of one's own that wait for the GPU
     :param overlap: take a round's gradient steps in a thread, while the environments step through the next round; its
