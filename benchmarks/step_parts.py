@@ -75,8 +75,9 @@ def make_parts(model: METRA, observations: np.ndarray, batch_size: int) -> dict[
     for optimizer in (model.objective_optimizer, model.actor.optimizer, model.critic.optimizer):
         set_learning_rate(optimizer, 1e-4, model._captures)  # as train() does: else no step can be recorded
     batch: Any = buffer.sample(batch_size)
+    prepare = functools.partial(policy.prepare, bfloat16=model.bfloat16)
     prepared = batch._replace(
-        observations=policy.prepare(batch.observations), next_observations=policy.prepare(batch.next_observations)
+        observations=prepare(batch.observations), next_observations=prepare(batch.next_observations)
     )
     failed = th.zeros((), device=model.device)
     skills = model.skill_prior.sample(len(observations))
@@ -96,7 +97,7 @@ def make_parts(model: METRA, observations: np.ndarray, batch_size: int) -> dict[
         "transfer of 8 observations": lambda: policy.obs_to_tensor(observations),
         "acting in 8 environments": act,
         "sampling": lambda: buffer.sample(batch_size),
-        "preparing": lambda: (policy.prepare(batch.observations), policy.prepare(batch.next_observations)),
+        "preparing": lambda: (prepare(batch.observations), prepare(batch.next_observations)),
         "phi and lambda": descend(model.objective_optimizer, model.objective.loss),
         "reward": reward,
         "critics": descend(model.critic.optimizer, model.critic_loss),

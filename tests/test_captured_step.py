@@ -18,6 +18,7 @@ import sb3_metra.envs  # noqa: F401  (registers the environments)
 from sb3_metra import METRA
 from sb3_metra.common.captured_step import CapturedStep, record_cuda_graph
 from sb3_metra.common.optimization import set_learning_rate
+from sb3_metra.common.policies import SkillPolicy
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples, map_tensors
 from tests.toys import TINY, scripted_envs
 
@@ -82,6 +83,30 @@ def test_what_cannot_be_recorded_runs_as_it_is() -> None:
     with pytest.warns(UserWarning, match="one kernel at a time, because no CUDA graph .* not permitted"):
         assert captured(batch_of(2.0)).item() == 8.0
     assert [captured(batch_of(3.0)).item() for _ in range(3)] == [12.0] * 3  # and does not try, nor warn, again
+
+
+def test_images_are_rounded_to_bfloat16_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_vec_env("sb3_metra/PixelPointMass-v0", 2, seed=0)
+    small = {"net_arch": [8], "features_extractor_kwargs": {"depth": 2}}
+    kwargs = TINY | {"bfloat16": True, "batch_size": 2, "policy_kwargs": small, "phi_kwargs": small}
+    seen: list[th.dtype] = []
+    convolve, prepare, models = th.nn.Conv2d._conv_forward, SkillPolicy.prepare, []
+
+    def look(self: th.nn.Conv2d, images: th.Tensor, *args: Any) -> th.Tensor:
+        if th.is_autocast_enabled("cpu") and images.shape[1:] == env.observation_space.shape:
+            seen.append(images.dtype)
+        return convolve(self, images, *args)
+
+    for once in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(th.nn.Conv2d, "_conv_forward", look)
+            if not once:
+                patch.setattr(SkillPolicy, "prepare", lambda self, x, bfloat16=False: prepare(self, x))
+            models.append(METRA("CnnPolicy", env, **kwargs).learn(32))
+        assert set(seen) == {th.bfloat16 if once else th.float32}
+        seen.clear()
+    for a, b in zip(*map(weights, models), strict=True):
+        assert th.equal(a, b)
 
 
 class FakeGenerator:

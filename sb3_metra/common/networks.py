@@ -321,11 +321,13 @@ def prepare(observations: Any, space: spaces.Space, normalize_images: bool = Tru
     :param observations: (batch, \\*obs_shape), a tensor or a dictionary of tensors
     :param space: their space
     :param normalize_images: divide images by 255
-    :return: the same in single precision
+    :return: the same in single precision; what is in bfloat16 already stays so under autocast
     """
     if isinstance(observations, dict):
         assert isinstance(space, spaces.Dict)
         return {key: prepare(x, space[key], normalize_images) for key, x in observations.items()}
+    if observations.dtype == th.bfloat16 and th.is_autocast_enabled(observations.device.type):
+        return observations
     if observations.is_floating_point():
         return _as_vectors(observations.float())
     floats = preprocess_obs(_from_zero(observations, space), space, normalize_images=False)

@@ -186,18 +186,21 @@ class SkillPolicy(PersistentPolicy):
             self.layer_norm,
         )
 
-    def prepare(self, observations: Observations) -> Observations:
+    def prepare(self, observations: Observations, bfloat16: bool = False) -> Observations:
         """
         Observations as every network takes them, done once for all of them.
 
         :param observations: (batch, \\*obs_shape), as they come from the environment
+        :param bfloat16: round images now, as every network's first convolution does under autocast
         :return: floats, images as the extractor wants them in memory
         """
         extractor = self.actor.features_extractor.extractor
-        if isinstance(extractor, PixelEncoder):
-            assert isinstance(observations, th.Tensor)
-            observations = observations.contiguous(memory_format=extractor.memory_format)  # while it is bytes
-        return prepare(observations, self.observation_space, self.normalize_images)
+        if not isinstance(extractor, PixelEncoder):
+            return prepare(observations, self.observation_space, self.normalize_images)
+        assert isinstance(observations, th.Tensor)
+        observations = observations.contiguous(memory_format=extractor.memory_format)  # while it is bytes
+        images = prepare(observations, self.observation_space, self.normalize_images)
+        return images.bfloat16() if bfloat16 else images
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -77,8 +78,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
     :param random_warmup: act uniformly at random until ``learning_starts``, as SB3's SAC does
     :param bfloat16: run the networks under bfloat16 autocast: faster, not equivalent
     :param tf32: on CUDA, let products of matrices round to TF32, as PyTorch lets convolutions: faster, not equivalent
-    :param cudnn_deterministic: on CUDA, let a seed make cuDNN deterministic, as SB3 does; else it takes the fastest
-        convolutions, and a run repeats itself up to rounding only
+    :param cudnn_deterministic: on CUDA, let a seed make cuDNN deterministic, as SB3 does, and slower
     :param cuda_graph: on CUDA, record the gradient step once as a graph and replay it: faster and the same, but for
         networks of one's own that wait for the GPU
     :param overlap: take a round's gradient steps in a thread, while the environments step through the next round; its
@@ -315,8 +315,9 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         :param batch_size: how many of them, from the first, actor and critics learn from; ``None``: the algorithm's
         :return: detached tensors by name, scalars or one value a transition
         """
-        observations, next_observations = map(self.policy.prepare, (batch.observations, batch.next_observations))
-        episode = None if batch.episode is None else EpisodeObservations(*map(self.policy.prepare, batch.episode))
+        prepare = partial(self.policy.prepare, bfloat16=self.bfloat16)
+        observations, next_observations = map(prepare, (batch.observations, batch.next_observations))
+        episode = None if batch.episode is None else EpisodeObservations(*map(prepare, batch.episode))
         batch = batch._replace(observations=observations, next_observations=next_observations, episode=episode)
         failed = th.zeros((), device=self.device)  # 1 from the first loss on that is not finite: then nothing moves
         statistics = self._running_statistics()
