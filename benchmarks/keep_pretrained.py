@@ -1,4 +1,4 @@
-"""Keep the model of a run of train.py in the package's data, weights only, with what says how it was trained."""
+"""Keep the model of train.py, or of `sb3-metra demo`, in the package's data: weights only, and how it was trained."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import sb3_metra
 from sb3_metra.common.files import write_json
@@ -15,27 +16,36 @@ from sb3_metra.pretrained import ORIGIN
 FOLDER = Path(sb3_metra.__file__).parent / "pretrained"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder that train.py wrote")
-    parser.add_argument("name", help="of the model in the package")
-    parser.add_argument("--command", required=True, help="the command that made it")
-    parser.add_argument("--newest", action="store_true", help="the last model instead of that with the best coverage")
-    args = parser.parse_args()
-    record = json.loads((args.run / "settings.json").read_text())
-    with (args.run / "progress.csv").open() as file:
+def of_demo(run: Path) -> tuple[Path, dict[str, Any]]:
+    """The model that the demonstration left, and what it found."""
+    result = json.loads((run / "result.json").read_text())
+    names = {"env": "env", "seed": "seed", "steps": "timesteps", "policy_state_coverage": "policy_state_coverage"}
+    return run / "model.zip", {name: result[found] for name, found in names.items()}
+
+
+def of_training(run: Path) -> tuple[Path, dict[str, Any]]:
+    """The model with the best coverage that train.py left, and how it was trained."""
+    record = json.loads((run / "settings.json").read_text())
+    with (run / "progress.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["eval/policy_state_coverage"]]
-    best = rows[-1] if args.newest else max(rows, key=lambda row: float(row["eval/policy_state_coverage"]))
-    model = sb3_metra.load(args.run / ("model.zip" if args.newest else "best_model.zip"), device="cpu")
-    export_skills(model, FOLDER / args.name, license="MIT", onnx=False)
-    kept = {name: record[name] for name in ("env", "seed", "versions")}
-    origin = {
+    best = max(rows, key=lambda row: float(row["eval/policy_state_coverage"]))
+    found = {
         "steps": int(float(best["time/total_timesteps"])),
         "policy_state_coverage": int(float(best["eval/policy_state_coverage"])),
         "cpu_seconds": round(float(best["time/cpu_seconds"])),
-        "command": args.command,
     }
-    write_json(FOLDER / args.name / ORIGIN, kept | origin)
+    return run / "best_model.zip", {name: record[name] for name in ("env", "seed", "versions")} | found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder that train.py or the demonstration wrote")
+    parser.add_argument("name", help="of the model in the package")
+    parser.add_argument("--command", required=True, help="the command that made it")
+    args = parser.parse_args()
+    path, origin = (of_demo if (args.run / "result.json").is_file() else of_training)(args.run)
+    export_skills(sb3_metra.load(path, device="cpu"), FOLDER / args.name, license="MIT", onnx=False)
+    write_json(FOLDER / args.name / ORIGIN, origin | {"command": args.command})
     size = sum(path.stat().st_size for path in (FOLDER / args.name).iterdir())
     print(f"{args.name}: {size / 1e6:.2f} MB, {origin['policy_state_coverage']} cells at {origin['steps']} steps")
 
