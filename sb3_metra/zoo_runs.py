@@ -113,6 +113,7 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
             self.callbacks.append(checkpoints)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """As rl_zoo3's, but a run that goes on takes its model from its newest checkpoint."""
         result = super().setup_experiment()
         if result is None or _run is None:
             return result
@@ -128,6 +129,12 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
             write_json(Path(self.params_path) / _WORDS, [*_words, "--seed", str(self.seed)])
 
     def learn(self, model: BaseAlgorithm) -> None:
+        """
+        As rl_zoo3's, but a run that goes on takes the steps that are left, and a lost worker loses no model.
+
+        :param model: the model
+        :raises ValueError: if no steps are left
+        """
         if _run is not None and isinstance(model, SkillDiscovery):
             if model.num_timesteps >= self.n_timesteps:
                 raise ValueError(

@@ -45,10 +45,12 @@ class Watch(VecEnvWrapper):
         self._steps = np.zeros(venv.num_envs, dtype=np.int64)
 
     def reset(self) -> Any:
+        """As SB3's."""
         self._steps[:] = 0
         return self.venv.reset()
 
     def step_wait(self) -> Any:
+        """As SB3's, and remember what the step says of health."""
         observations, rewards, dones, infos = self.venv.step_wait()
         for done, info in zip(dones, infos, strict=True):
             cut = bool(info.get("TimeLimit.truncated", False))

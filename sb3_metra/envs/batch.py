@@ -166,6 +166,7 @@ class BatchVecEnv(DummyVecEnv):
         return int(self._bodies.batch.nthread)
 
     def step_wait(self) -> VecEnvStepReturn:
+        """As ``DummyVecEnv``'s, with all bodies simulated at once."""
         actions = np.ascontiguousarray(self.actions)
         check_action(actions, (self.num_envs, *(self.action_space.shape or ())))
         observations, rewards, terminated, infos = self._bodies.step(actions)

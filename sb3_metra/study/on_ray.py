@@ -100,6 +100,7 @@ def _make_trainable() -> Callable[[dict[str, Any]], None]:
     """A function inside a function is sent whole: a node that lacks this package can still say so."""
 
     def run_trial(config: dict[str, Any]) -> None:
+        """Run one trial on the node that Ray chose."""
         import platform
 
         from ray import tune
