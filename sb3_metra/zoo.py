@@ -241,7 +241,7 @@ def follow_skills(env: VecEnv, model: str, skill_length: int = 25) -> SkillActio
     if getattr(skills, "normalization", None) is None and find_statistics(path) is not None:
         raise ValueError(
             f"--skills must carry the statistics of the observations that it learnt on, got {model!r}, which has them "
-            "in a file beside it alone: save it again with this version of sb3_metra."
+            "only in a file beside it: save it again with this version of sb3_metra."
         )
     return SkillActionVecWrapper(env, skills, skill_length)
 

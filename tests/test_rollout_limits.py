@@ -77,7 +77,7 @@ def test_an_episode_that_ends_before_the_limit_is_whole() -> None:
     assert [len(t) for t in trajectories] == [2, 5]
 
 
-REFUSAL = "max_episode_steps must be given for an environment that neither ends its episodes nor says how long"
+REFUSAL = "max_episode_steps must be given for an environment without a time limit, got None and an episode of"
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])

@@ -55,7 +55,7 @@ def group_runs(words: Sequence[str]) -> dict[str, list[Path]]:
 
     :param words: ``LABEL=RUN``, or ``RUN``, whose label is the name of its folder or file; patterns are expanded
     :return: for each label its logs, in the order given
-    :raises ValueError: where a run is missing
+    :raises ValueError: if a run is missing
     """
     grouped: dict[str, list[Path]] = {}
     for word in words:

@@ -239,7 +239,7 @@ def check_renders(env_id: str, env_kwargs: dict[str, Any]) -> None:
 
     :param env_id: id of the environment
     :param env_kwargs: its arguments
-    :raises ValueError: where it does not name ``"rgb_array"`` among its render modes
+    :raises ValueError: if it does not name ``"rgb_array"`` among its render modes
     """
     env = make_env(env_id, env_kwargs=env_kwargs)
     modes = env.get_attr("metadata")[0].get("render_modes", [])

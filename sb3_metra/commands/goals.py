@@ -171,7 +171,7 @@ def _reach_places(
     plot: Path | None,
     common: dict[str, Any],
 ) -> dict[str, Any]:
-    """Places from a box about the origin, or those that a goal environment desires itself."""
+    """Places from a box about the origin, or those that a goal environment asks for."""
     if half_widths is None:
         goals = desired_goals(env, n_goals, common["seed"])
     else:
