@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = put_in(options.command, options.arguments)
         status = importlib.import_module(f"sb3_metra.commands.{options.command}").run(words)
+    except BrokenPipeError:
+        raise
     except MISTAKES as error:
         if options.traceback or not str(error):
             raise
@@ -82,5 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status or 0
 
 
+def script() -> int:
+    """Run a command as a program: a reader that leaves early, such as ``head``, is no mistake."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 128 + 13  # as a program that SIGPIPE ends
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

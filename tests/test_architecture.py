@@ -102,7 +102,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.loading": VALUES | FILES,
     "sb3_metra.common.sac": {"sb3_metra.common.extractors"}
     | (LOOP - FILES - {f"sb3_metra.common.{name}" for name in ("persistent", "overlap", "skill_discovery")}),
-    "sb3_metra.common.env_state": {"sb3_metra.common.training_env"},
+    "sb3_metra.common.env_state": {"sb3_metra.common.wrapper_state"},
+    "sb3_metra.common.wrapper_state": set(),
     "sb3_metra.common.checkpoint": FILES
     | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
     "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.overlap", "sb3_metra.common.skill_discovery"},
@@ -117,7 +118,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.algorithms.*": LOOP
     | {f"sb3_metra.common.{name}" for name in ("representation_discovery", "successor_features")}
     | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},
-    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions"} | WORKERS,
+    "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions", "sb3_metra.common.wrapper_state"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
     "sb3_metra.doctor*": EVALUATION | {"sb3_metra.doctor*"},
     "sb3_metra.hyperparams": set(),

@@ -295,7 +295,7 @@ def test_networks_that_are_not_finite(
 
 def spiked(value: float, normalize: bool = False) -> METRA:
     env = DummyVecEnv([lambda: Scripted(bad=(1, 2), value=value)])
-    return tiny_model(VecNormalize(env) if normalize else env, batch_size=64, gradient_steps=8)
+    return tiny_model(VecNormalize(env) if normalize else env, batch_size=64)
 
 
 def test_an_observation_too_large_to_learn_from_is_refused_at_once() -> None:

@@ -1,6 +1,5 @@
 """Bodies in a batch: equal to the bit to environments that are stepped in turn, and resumed within an episode."""
 
-import json
 import pickle
 import subprocess
 import sys
@@ -16,8 +15,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import sb3_metra.envs.batch
+from sb3_metra.common.env_state import get_env_state, set_env_state
 from sb3_metra.envs.batch import BatchVecEnv, can_batch, count_cores, make_batch_vec_env, make_fast_vec_env
 from tests.test_envs import offscreen_gl  # noqa: F401  (a fixture)
+from tests.test_states import through_json
 
 pytest.importorskip("mujoco.batch")
 
@@ -212,47 +213,39 @@ def test_pictures_are_the_same(made: Maker, env_id: str, offscreen_gl: None) -> 
 
 @every_body
 def test_batch_goes_on_in_the_middle_of_an_episode(made: Maker, env_id: str) -> None:
+    """Also as environments that are stepped in turn, and those go on as a batch."""
     kwargs = {"max_episode_steps": 9}
     batch = made(make_batch_vec_env, env_id, env_kwargs=kwargs)
     batch.reset()
     actions = draw_actions(batch, 30)
     for action in actions[:13]:  # one episode and a bit
         batch.step(action)
-    state = batch.get_state()
-    arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
-    values = json.loads(json.dumps({name: value for name, value in state.items() if name not in arrays}))
-    kept = pickle.dumps(state)
+    wrapped = get_env_state(batch)
+    kept = through_json(wrapped)
     uninterrupted = [batch.step(action) for action in actions[13:]]
-    assert pickle.dumps(state) == kept
+    np.testing.assert_equal(wrapped, kept)
     samples = [space.sample() for space in batch.get_attr("action_space")]
     other = made(make_batch_vec_env, env_id, seed=99, env_kwargs=kwargs)
-    for resumed in (other, batch):  # elsewhere, and where the state comes from
+    in_turn = made(make_vec_env, env_id, seed=7, env_kwargs=kwargs)
+    for resumed in (other, batch, in_turn):
         resumed.reset()
         resumed.step(actions[0])
-        resumed.set_state({**arrays, **values})
+        set_env_state(resumed, through_json(kept))
         assert_same([resumed.step(action) for action in actions[13:]], uninterrupted)
         assert_same([space.sample() for space in resumed.get_attr("action_space")], samples)
+    set_env_state(other, get_env_state(in_turn))
+    assert_same(other.step(actions[0]), in_turn.step(actions[0]))
     assert uninterrupted[-1][2].tolist() == [False] * 3
     assert sum(step[2].sum() for step in uninterrupted) == 6
 
 
 def test_state_of_another_batch_is_refused(made: Maker) -> None:
     batch, larger = made(make_batch_vec_env, CHEETAH), made(make_batch_vec_env, CHEETAH, n_envs=4)
-    with pytest.raises(ValueError, match=r"state\['simulation'\] must have shape \(3, \d+\), got \(4, \d+\)"):
-        batch.set_state(larger.get_state())
-    with pytest.raises(ValueError, match=r"state must have the names .*, got .+simulation.+"):
-        batch.set_state({"simulation": np.zeros(3)})
-    with pytest.raises(ValueError, match="state must be a dict that get_state has made, got list"):
-        batch.set_state([])
-
-
-def test_seeds_to_come_are_part_of_the_state(made: Maker) -> None:
-    batch = made(make_batch_vec_env, CHEETAH)
-    state = batch.get_state()  # before the first reset
-    first = batch.reset()
-    batch.reset()
-    batch.set_state(state)
-    assert_same(batch.reset(), first)
+    with pytest.raises(ValueError, match="env must have 4 environments, got 3"):
+        set_env_state(batch, get_env_state(larger))
+    ant = made(make_batch_vec_env, "sb3_metra/Ant-v0")
+    with pytest.raises(ValueError, match="env must be a HalfCheetahEnv as in the checkpoint, got AntEnv"):
+        set_env_state(ant, get_env_state(batch))
 
 
 # What is refused, and what falls back

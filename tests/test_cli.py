@@ -1,7 +1,9 @@
 """The command line, run for real in temporary folders: train, enjoy, evaluate, a search, and the demonstration."""
 
 import json
+import os
 import pickle
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -247,6 +249,15 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
         main([command, "--help"])
     assert stop.value.code == 0
     assert f"sb3-metra {command}" in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_is_no_mistake() -> None:
+    command = [sys.executable, "-m", "sb3_metra.cli", "goals", "--pretrained", "point_mass", "--n-goals", "1"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.stderr, done.returncode) == (b"", 141)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

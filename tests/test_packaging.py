@@ -55,7 +55,7 @@ def test_wheel_states_its_metadata(wheel: ZipFile) -> None:
     lines = wheel.read(f"{folder}/METADATA").decode().splitlines()
     assert {"Name: sb3-metra", f"Version: {sb3_metra.__version__}", "License-Expression: MIT"} <= set(lines)
     assert "Requires-Python: >=3.10" in lines
-    assert "sb3-metra = sb3_metra.cli:main" in wheel.read(f"{folder}/entry_points.txt").decode()
+    assert "sb3-metra = sb3_metra.cli:script" in wheel.read(f"{folder}/entry_points.txt").decode()
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
 
 

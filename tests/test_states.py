@@ -10,8 +10,8 @@ import pytest
 from stable_baselines3.common.monitor import Monitor
 
 import sb3_metra.envs
+from sb3_metra.common.wrapper_state import get_states, set_states
 from sb3_metra.envs.point import PointMassEnv
-from sb3_metra.envs.states import get_wrapped_state, set_wrapped_state
 from tests.test_goal_observation import make  # noqa: F401  (a fixture)
 from tests.test_kitchen import kitchen  # noqa: F401  (a fixture)
 from tests.test_pixel_envs import dmc  # noqa: F401  (a fixture)
@@ -37,10 +37,15 @@ def open_env(make: Maker, request: pytest.FixtureRequest) -> Maker:  # noqa: F81
     return open_env
 
 
-def through_json(state: dict[str, Any]) -> dict[str, Any]:
+def through_json(state: Any) -> Any:
     """The state as a file would keep it: arrays as they are, all else through JSON."""
-    arrays = {name: value.copy() for name, value in state.items() if isinstance(value, np.ndarray)}
-    return {**arrays, **json.loads(json.dumps({name: state[name] for name in state.keys() - arrays.keys()}))}
+    if isinstance(state, np.ndarray):
+        return state.copy()
+    if isinstance(state, dict):
+        return {name: through_json(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [through_json(value) for value in state]
+    return json.loads(json.dumps(state))
 
 
 def go_on(env: gym.Env, n: int, seed: int) -> list[np.ndarray]:
@@ -65,15 +70,14 @@ def test_an_episode_goes_on_elsewhere_to_the_bit(env_id: str, open_env: Maker) -
     env, other = open_env(env_id), open_env(env_id)
     env.reset(seed=3)
     go_on(env, 7, seed=0)
-    state = get_wrapped_state(env)
+    state = get_states([env])
     kept = through_json(state)
     expected = go_on(env, 6, seed=1)
-    for name, value in kept.items():
-        np.testing.assert_array_equal(state[name], value)  # what was given does not change
+    np.testing.assert_equal(state, kept)  # what was given does not change
     other.reset(seed=8)
     go_on(other, 3, seed=5)
     for resumed in (other, env):
-        set_wrapped_state(resumed, through_json(kept))
+        set_states([resumed], through_json(kept))
         for ours, theirs in zip(go_on(resumed, 6, seed=1), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -94,17 +98,19 @@ def test_counters_and_sums_are_part_of_the_state() -> None:
     env.reset(seed=0)
     for _ in range(3):
         env.step(np.array([1.0, 0.0]))
-    state = get_wrapped_state(env)
-    assert (state["elapsed_steps"], state["has_reset"]) == (3, True)
-    np.testing.assert_allclose(state["monitor/rewards"], [0.1, 0.1, 0.1])
-    np.testing.assert_allclose(state["position"], [0.3, 0.0])
+    state = get_states([env])
+    assert state is not None
+    monitor, limit, order, body, _ = state["environments"][0]
+    assert (limit["_elapsed_steps"], order["_has_reset"]) == (3, True)
+    np.testing.assert_allclose(monitor["rewards"], [0.1, 0.1, 0.1])
+    np.testing.assert_allclose(body["own"]["position"], [0.3, 0.0])
     other = Monitor(gym.make("sb3_metra/PointMass-v0", max_episode_steps=4, reset_noise_scale=0.0))
-    set_wrapped_state(other, state)  # without a reset
+    set_states([other], state)  # without a reset
     _, _, terminated, truncated, info = other.step(np.array([0.0, 1.0]))
     assert (terminated, truncated) == (False, True)
     assert info["episode"]["l"] == 4
     assert info["episode"]["r"] == pytest.approx(np.hypot(0.3, 0.1), abs=1e-6)
-    assert state["monitor/rewards"] == get_wrapped_state(env)["monitor/rewards"]  # not the list of the other one
+    assert len(monitor["rewards"]) == 3  # not the list of the other one
 
 
 def test_what_is_no_state_is_refused() -> None:
@@ -115,5 +121,4 @@ def test_what_is_no_state_is_refused() -> None:
         env.set_state({**env.get_state(), "start": np.zeros(3)})
     with pytest.raises(ValueError, match="state must be a dict that get_state has made, got ndarray"):
         env.set_state(np.zeros(2))
-    with pytest.raises(ValueError, match="env must have get_state and set_state, and PendulumEnv has none"):
-        get_wrapped_state(gym.make("Pendulum-v1"))
+    assert get_states([gym.make("Pendulum-v1")]) is None

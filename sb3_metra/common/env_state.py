@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
-from gymnasium import wrappers
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -19,24 +16,9 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_metra.common.training_env import OwnObservations
+from sb3_metra.common.wrapper_state import State, get_states, set_states
 
-State = dict[str, Any]
-"""NumPy arrays and values that JSON holds, by name."""
-
-#: What each wrapper of one environment knows of the running episode; those of other classes need ``get_state``.
-_WRAPPERS: dict[type[gym.Wrapper], tuple[str, ...]] = {
-    Monitor: ("rewards", "needs_reset", "episode_returns", "episode_lengths", "episode_times", "total_steps"),
-    wrappers.TimeLimit: ("_elapsed_steps",),
-    wrappers.OrderEnforcing: ("_has_reset",),
-    wrappers.PassiveEnvChecker: (),
-    wrappers.ClipAction: (),
-    wrappers.RescaleAction: (),
-    wrappers.FlattenObservation: (),
-    wrappers.DtypeObservation: (),
-    OwnObservations: (),
-}
-#: The same of vectorised wrappers; running statistics are kept beside them.
+#: What each vectorised wrapper knows of the running episodes; running statistics are kept beside them.
 _VEC_WRAPPERS: dict[type[VecEnvWrapper], tuple[str, ...]] = {
     VecNormalize: ("returns", "old_obs", "old_reward"),
     VecMonitor: ("episode_returns", "episode_lengths", "episode_count"),
@@ -78,13 +60,10 @@ def set_env_state(venv: VecEnv, state: State) -> None:
     base = state["base"]
     if base is None:
         return
-    if isinstance(venv, DummyVecEnv) and "environments" in base:
-        if len(base["environments"]) != venv.num_envs:
-            raise ValueError(f"env must have {len(base['environments'])} environments, got {venv.num_envs}")
-        for env, own in zip(venv.envs, base["environments"], strict=True):
-            _set_env(env, own)
-    elif hasattr(venv, "set_state"):
+    if hasattr(venv, "set_state"):
         venv.set_state(base)
+    elif isinstance(venv, DummyVecEnv) and "environments" in base:
+        set_states(venv.envs, base)
     else:
         raise ValueError(f"env must be able to go on from a state, got {type(venv).__name__}")
 
@@ -92,48 +71,7 @@ def set_env_state(venv: VecEnv, state: State) -> None:
 def _get_base(venv: Any) -> Any:
     if hasattr(venv, "get_state"):
         return venv.get_state()
-    if not isinstance(venv, DummyVecEnv):
-        return None
-    states = [_get_env(env) for env in venv.envs]
-    return None if None in states else {"environments": states}
-
-
-def _get_env(env: gym.Env) -> list[State] | None:
-    """The state of each wrapper, from the outermost on, and of the environment; ``None`` if one cannot give it."""
-    states: list[State] = []
-    while True:
-        names = _find_names(type(env))
-        own = vars(type(env))
-        if names is not None:
-            values = {name: getattr(env, name) for name in names}
-        elif "get_state" in own or (not isinstance(env, gym.Wrapper) and hasattr(env, "get_state")):
-            values = {"own": env.get_state()}  # type: ignore[attr-defined]
-        else:
-            return None
-        states.append({"class": type(env).__name__, **values})
-        if not isinstance(env, gym.Wrapper):
-            spaces = {"action_space": env.action_space.np_random.bit_generator.state}
-            return [*states, spaces]
-        env = env.env
-
-
-def _find_names(kind: type) -> tuple[str, ...] | None:
-    """What a class of wrapper knows; rl_zoo3's own time limit is Gymnasium's."""
-    known = kind.__mro__ if kind.__module__.startswith("rl_zoo3.") else (kind,)
-    return next((_WRAPPERS[x] for x in known if x in _WRAPPERS), None)
-
-
-def _set_env(env: Any, states: list[State]) -> None:
-    *chain, spaces = states
-    for state in chain:
-        if type(env).__name__ != state["class"]:
-            raise ValueError(f"env must be a {state['class']} as in the checkpoint, got {type(env).__name__}")
-        if "own" in state:
-            env.set_state(state["own"])
-        else:
-            vars(env).update({name: value for name, value in state.items() if name != "class"})
-        inner, env = env, getattr(env, "env", None)
-    inner.action_space.np_random.bit_generator.state = spaces["action_space"]
+    return get_states(venv.envs) if isinstance(venv, DummyVecEnv) else None
 
 
 def _get_vec_wrapper(venv: Any) -> State:

@@ -37,6 +37,8 @@ class OwnObservations(gym.Wrapper[Any, Any, Any, Any]):
     :param index: its number among the training environments, to name in an error
     """
 
+    state_names = ()
+
     def __init__(self, env: gym.Env, index: int = 0) -> None:
         super().__init__(env)
         self._source, self._space = from_environment(index), env.observation_space

@@ -12,9 +12,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from sb3_metra.common.wrapper_state import State, get_states, set_states
 from sb3_metra.envs import find_spec
 from sb3_metra.envs.checks import check_action, check_integer
-from sb3_metra.envs.states import State, check_state, get_wrapped_state, set_wrapped_state
 
 _BODIES = {
     "sb3_metra.envs.locomotion:AntEnv": "AntBodies",
@@ -205,16 +205,15 @@ class BatchVecEnv(DummyVecEnv):
         self._load(indices)  # the method may have moved the body
         return returned
 
-    def get_state(self) -> State:
+    def get_state(self) -> State | None:
         """
-        Return everything that the rest of the episodes depends on: simulations, generators, counters, sums, seeds.
+        Give all that the rest of the episodes depends on: simulations, generators, counters, sums.
 
-        :return: NumPy arrays, whose first axis is the environments', and lists of JSON values, one an environment
+        :return: what a ``DummyVecEnv`` of the same environments has as its state, so that either goes on from it;
+            ``None`` if one of their wrappers cannot give its own
         """
         self._store()
-        states = [get_wrapped_state(env) for env in self.envs]
-        merged = {name: _merge([state[name] for state in states]) for name in states[0]}
-        return {**merged, "seeds": list(self._seeds), "options": list(self._options)}
+        return get_states(self.envs)
 
     def set_state(self, state: State) -> None:
         """
@@ -223,11 +222,7 @@ class BatchVecEnv(DummyVecEnv):
         :param state: what ``get_state`` returned
         :raises ValueError: if it is the state of other environments, or of another number of them
         """
-        state = check_state(state, self.get_state())
-        for index, env in enumerate(self.envs):
-            own = {name: values[index] for name, values in state.items() if name not in ("seeds", "options")}
-            set_wrapped_state(env, own)
-        self._seeds, self._options = list(state["seeds"]), list(state["options"])
+        set_states(self.envs, state)
         self._load()
 
     def _store(self, indices: VecEnvIndices = None) -> None:
@@ -243,6 +238,7 @@ class BatchVecEnv(DummyVecEnv):
 class _Stub(gym.Wrapper):
     """Replaces the innermost environment; its step returns the batch's result."""
 
+    state_names = ()
     outcome: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -263,7 +259,3 @@ def _put_stub_under(env: Any) -> _Stub:
         env = env.env
     env.env = _Stub(env.env)
     return env.env
-
-
-def _merge(values: list[Any]) -> Any:
-    return np.stack(values) if isinstance(values[0], np.ndarray) else values
