@@ -1,4 +1,4 @@
-"""What the state of an environment consists of, as plain values, so that an episode can go on where it was left."""
+"""The state of an environment as plain values, so that an episode can be continued."""
 
 from typing import Any
 
