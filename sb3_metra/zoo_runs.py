@@ -14,7 +14,7 @@ from sb3_metra.common.checkpoint import RunCheckpointCallback, find_checkpoint
 from sb3_metra.common.files import write_json
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.workers import WorkerError
-from sb3_metra.envs.batch import BatchVecEnv, can_batch
+from sb3_metra.envs.batch import BatchVecEnv, can_batch, spare_threads
 from sb3_metra.zoo_files import current_files
 from sb3_metra.zoo_input import check_settings, check_settings_file, read_numbers
 
@@ -78,18 +78,21 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         check_settings_file(self.config)
         settings, saved = super().read_hyperparameters()
+        self._overlap = bool(settings.get("overlap"))
         return check_settings(settings, self.n_timesteps), read_numbers(saved)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """As rl_zoo3's, in a batch where MuJoCo can simulate them together and nobody asked for workers or wrappers."""
         chosen, env_kwargs = self.vec_env_class, self.eval_env_kwargs if eval_env else self.env_kwargs
+        own_kwargs = self.vec_env_kwargs
         plain = chosen is DummyVecEnv and self.env_wrapper is None and self.vec_env_wrapper is None
         if plain and can_batch(self.env_name.gym_id, env_kwargs):
             self.vec_env_class = BatchVecEnv
+            self.vec_env_kwargs = {"n_threads": spare_threads(self._overlap)}
         try:
             return super().create_envs(n_envs, eval_env, no_log)
         finally:
-            self.vec_env_class = chosen
+            self.vec_env_class, self.vec_env_kwargs = chosen, own_kwargs
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         """As rl_zoo3's, whose arguments do not reach so far as to say whether the files are trusted."""

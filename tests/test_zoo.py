@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack
 
 import sb3_metra.envs
+import sb3_metra.envs.batch
 from sb3_metra import METRA
 from sb3_metra.envs.batch import BatchVecEnv
 from sb3_metra.hyperparams import load_settings, settings_path
@@ -313,13 +314,16 @@ def test_what_the_user_chose_comes_before_batches(
 ) -> None:
     pytest.importorskip("mujoco.batch")
     theirs = rl_zoo3.exp_manager.ExperimentManager
-    monkeypatch.setattr(theirs, "create_envs", lambda self, n_envs, *args: self.vec_env_class)
+    monkeypatch.setattr(theirs, "create_envs", lambda self, n_envs, *args: (self.vec_env_class, self.vec_env_kwargs))
+    monkeypatch.setattr(sb3_metra.envs.batch, "count_cores", lambda: 5)
     manager = RunManager.__new__(RunManager)
     defaults = {"env_name": SimpleNamespace(gym_id="sb3_metra/Ant-v0"), "vec_env_class": DummyVecEnv}
     vars(manager).update(defaults | {"env_wrapper": None, "vec_env_wrapper": None, "env_kwargs": {}} | chosen)
+    vars(manager).update({"vec_env_kwargs": {}, "_overlap": True})
     before = manager.vec_env_class
-    assert manager.create_envs(2) is kind
-    assert manager.vec_env_class is before
+    threads = {"n_threads": 4} if kind is BatchVecEnv else {}  # the fifth core learns
+    assert manager.create_envs(2) == (kind, threads)
+    assert (manager.vec_env_class, manager.vec_env_kwargs) == (before, {})
 
 
 def test_algorithms_of_rl_zoo3_run_as_they_do_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

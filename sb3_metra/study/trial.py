@@ -24,7 +24,7 @@ from sb3_metra.algorithms import ALGORITHMS
 from sb3_metra.common.checkpoint import RunCheckpointCallback, find_checkpoint
 from sb3_metra.common.files import write_json
 from sb3_metra.common.skill_discovery import SkillDiscovery
-from sb3_metra.envs.batch import make_fast_vec_env
+from sb3_metra.envs.batch import make_fast_vec_env, spare_threads
 from sb3_metra.envs.vec import make_pixel_vec_env
 from sb3_metra.evaluation.callbacks import SkillEvalCallback
 from sb3_metra.study.progress import ProgressLog
@@ -169,7 +169,13 @@ class _Reporter(BaseCallback):
             self.hand_on({"steps": self.num_timesteps, "coverage": coverage, "cpu_seconds": spent})
 
 
-def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
+def make_envs(
+    env_id: str,
+    n_envs: int,
+    seed: int | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    n_threads: int | None = None,
+) -> VecEnv:
     """
     Environments that MuJoCo draws in a process each, its bodies in a batch, others in turn.
 
@@ -177,6 +183,7 @@ def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dic
     :param n_envs: number of environments
     :param seed: of the first one
     :param env_kwargs: their arguments
+    :param n_threads: threads of a batch; ``None``: one for each core
     """
     if env_id.startswith("dmc/"):
         from sb3_metra.envs.dmc import make_pixel_env
@@ -186,7 +193,7 @@ def make_envs(env_id: str, n_envs: int, seed: int | None = None, env_kwargs: dic
         return make_pixel_vec_env(make_pixel_env, n_envs, seed=seed, env_kwargs=of_suite)
     if env_id.endswith("Pixels-v0"):
         return make_pixel_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
-    return make_fast_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
+    return make_fast_vec_env(env_id, n_envs, seed=seed, n_threads=n_threads, env_kwargs=env_kwargs)
 
 
 def train(
@@ -215,7 +222,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, describe(trial, device))
     n_envs = trial.settings.get("n_envs", 1)
-    env = make_envs(trial.env, n_envs, trial.seed, trial.settings.get("env_kwargs"))
+    n_threads = spare_threads(bool(trial.settings.get("overlap")))
+    env = make_envs(trial.env, n_envs, trial.seed, trial.settings.get("env_kwargs"), n_threads)
     try:
         eval_env = make_envs(trial.env, n_envs, env_kwargs=trial.eval_env_kwargs)
         try:
