@@ -142,7 +142,7 @@ def spare_threads(overlap: bool) -> int | None:
     """
     Choose the threads of a batch that an algorithm is trained in.
 
-    :param overlap: Whether the algorithm learns beside the environments (its argument ``overlap``)
+    :param overlap: whether the algorithm learns beside the environments (its argument ``overlap``)
     :return: ``n_threads``: all cores but the learner's; without overlap ``None``, the default
     """
     return max(1, count_cores() - 1) if overlap else None
