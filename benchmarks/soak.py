@@ -96,9 +96,12 @@ def main() -> None:
         ENV, 4, seed=1, n_threads=1, env_kwargs={"render_mode": "rgb_array", "width": 96, "height": 96}
     )
     evaluation = SkillEvalCallback(filmed, args.freq, n_skills=8, figures=True, video_skills=2)
-    doctor = DoctorCallback(make_fast_vec_env(ENV, 4, seed=2, n_threads=1), args.freq, n_episodes=8)
+    examined = make_fast_vec_env(ENV, 4, seed=2, n_threads=1)
+    doctor = DoctorCallback(examined, args.freq, n_episodes=8)
     watch = Watch(args.out, 60 * args.minutes, args.freq)
     model.learn(10**9, CallbackList([evaluation, doctor, watch]))
+    for env in (model.get_env(), filmed, examined):
+        env.close()  # type: ignore[union-attr]
     later = watch.rows[len(watch.rows) // 3 :]
     minutes, memory = (np.array([row[name] for row in later]) for name in ("minutes", "rss_mb"))
     slope = np.polyfit(minutes, memory, 1)[0] if len(later) > 1 else float("nan")
