@@ -184,10 +184,12 @@ def test_a_checkpoint_amid_episodes_begins_new_ones(tmp_path: Path) -> None:
     assert same(state_of(model), state_of(whole))
 
 
-def test_a_checkpoint_of_other_collectors(tmp_path: Path) -> None:
-    played(point).learn(2 * ROUND).save_checkpoint(tmp_path)
-    with pytest.raises(ValueError, match="collectors must be 1 as in the checkpoint, got 2"):
-        METRA.resume(tmp_path, make_vec_env(point, 3), collectors=LocalCollectors(point, 2))
+@pytest.mark.parametrize(("before", "after"), [(None, 2), (1, None), (1, 2)])
+def test_a_checkpoint_of_other_collectors(before: int | None, after: int | None, tmp_path: Path) -> None:
+    first, second = (n and LocalCollectors(point, n, max_staleness=0) for n in (before, after))
+    make(point, first).learn(2 * ROUND).save_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match=f"collectors must be {before} as in the checkpoint, got {after}"):
+        METRA.resume(tmp_path, make_vec_env(point, 3), collectors=second)
 
 
 def test_callbacks_see_each_step_and_what_the_environment_told() -> None:
@@ -224,15 +226,17 @@ class Mixed(LocalCollectors):
 
     def __init__(self, *args: Any, lose: tuple[int, ...] = (), seed: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.lose, self.count, self.rng = lose, 0, np.random.default_rng(seed)
+        self.lose, self.count, self.sent, self.rng = lose, 0, 0, np.random.default_rng(seed)
         self.skills: list[np.ndarray] = []
 
     def send(self, index: int, order: Any, weights: Any) -> None:
         assert index not in [x[0] for x in self._sent]
+        self.sent += 1
         super().send(index, order, weights)
 
     def receive(self, wait: bool) -> Any:
         self.rng.shuffle(self._sent)
+        wait = wait or (len(self._sent) > 0 and self.rng.random() < 0.9)
         order = self._sent[0][1] if wait else None
         answers = super().receive(wait)
         self.count += len(answers)
@@ -256,6 +260,7 @@ def test_each_transition_comes_once(n: int, lose: tuple[int, ...]) -> None:
     episodes = episodes_of(model)
     assert len(episodes) >= 3 * 18
     assert len({tuple(skill) for _, skill in episodes}) == len(episodes)  # each has a skill of its own
+    assert 3 * (collectors.sent - len(lose)) - len(episodes) <= 3 * (n + 1)  # no one runs ahead of what is played
     assert len(collectors.skills) == len(lose)
     for skills in collectors.skills:  # the order was given anew
         assert all(any((skill == z).all() for _, z in episodes) for skill in skills)

@@ -150,12 +150,8 @@ class RayCollectors(Collectors):
 
     def _give_up(self, index: int, error: Exception) -> None:
         """A replacement could not be made where it was put: the others go on."""
-        if not self._ready:
-            raise error
-        warnings.warn(
-            f"{len(self._actors) - 1} collectors are left, because one cannot be replaced: {error}", stacklevel=2
-        )
         _end(self._actors.pop(index))
+        warnings.warn(f"one of the collectors cannot be replaced, {len(self._actors)} go on: {error}", stacklevel=2)
 
     def _replace(self, index: int, error: Exception) -> None:
         self._losses += 1

@@ -151,9 +151,10 @@ class Playback:
         :param state: what :meth:`get_state` gave
         :raises ValueError: if it is that of other collectors
         """
-        states = state.get("collectors", [])
-        if len(states) != self.collectors.n:
-            raise ValueError(f"collectors must be {len(states)} as in the checkpoint, got {self.collectors.n}")
+        states = state.get("collectors")
+        if states is None or len(states) != self.collectors.n:
+            expected = "None" if states is None else len(states)
+            raise ValueError(f"collectors must be {expected} as in the checkpoint, got {self.collectors.n}")
         self._begin = {index: {"states": one} for index, one in enumerate(states)}
         self.skills = list(state["skills"])
 
