@@ -309,17 +309,38 @@ def test_the_learner_does_not_wait_and_drops_what_is_too_old(max_staleness: int,
 
 
 def test_a_fault_ends_the_collectors_and_the_next_call_makes_new_ones() -> None:
-    def env() -> gym.Env:
-        return gym.wrappers.TimeLimit(Scripted(0, (3,), bad=(4, 2) if spoilt else None), LENGTH)
+    def run() -> METRA:
+        def env() -> gym.Env:
+            return gym.wrappers.TimeLimit(Faulty(spoilt), LENGTH)
 
-    spoilt, collectors = True, LocalCollectors(env, 2)
-    model = make(env, collectors)
-    with pytest.raises(ValueError, match=r"observation must be finite.* from an environment of a collector on "):
-        model.learn(20 * ROUND)
-    spoilt, known = False, model.num_timesteps
-    assert collectors.ready() == []
-    model.learn(4 * ROUND, reset_num_timesteps=False)
-    assert model.num_timesteps == known + 4 * ROUND
+        spoilt = [True]
+        model = make(env, collectors := LocalCollectors(env, 2))
+        with pytest.raises(ValueError, match=r"observation must be finite.* from an environment of a collector on "):
+            model.learn(20 * ROUND)
+        assert collectors.ready() == []
+        spoilt.clear()
+        known = model.num_timesteps
+        model.learn(4 * ROUND, reset_num_timesteps=False)
+        assert model.num_timesteps == known + 4 * ROUND
+        return model
+
+    assert_same_run(run(), run())
+
+
+class Faulty(PointMassEnv):
+    """A point mass that is nowhere in its fifth episode, if something is spoilt."""
+
+    def __init__(self, spoilt: list[bool]) -> None:
+        super().__init__()
+        self.spoilt, self.episode = spoilt, 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.episode += 1
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        observation, *others = super().step(action)
+        return observation * (np.nan if self.spoilt and self.episode == 5 else 1), *others
 
 
 # What does not fit

@@ -80,12 +80,14 @@ class CollectingSAC(OverlappingSAC, ABC):
                 "environment normalise its observations by fixed numbers"
             )
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+    def _open_collectors(self) -> None:
         self._check_collectors()
         if isinstance(playback := self.stepped, Playback):
             playback.open()
-            if self._last_obs is None:
-                playback.restart()
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if isinstance(playback := self.stepped, Playback) and self._last_obs is None:
+            playback.restart()
         return super()._setup_learn(*args, **kwargs)
 
     def begin_new_episodes(self) -> None:

@@ -138,11 +138,14 @@ class Playback:
 
         :return: ``None`` if new episodes have to begin
         """
-        under_way = self._orders or self._arrived or self._begin or any(x is not None for x in self._columns)
-        if not self._synchronous or under_way:
+        if not self._synchronous or self._orders or self._arrived or any(x is not None for x in self._columns):
             return None
-        states = [self.collectors.states(index) for index in range(self.collectors.n)]
-        return None if None in states else {"collectors": states, "skills": np.stack(self.skills)}
+        states = [self._state_of(index) for index in range(self.collectors.n)]
+        return None if None in states else {"collectors": states, "skills": np.array(self.skills)}
+
+    def _state_of(self, index: int) -> list[Any] | None:
+        begin = self._begin.get(index)  # else its next order goes on
+        return self.collectors.states(index) if begin is None else begin.get("states")
 
     def set_state(self, state: dict[str, Any]) -> None:
         """

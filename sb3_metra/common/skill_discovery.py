@@ -99,6 +99,7 @@ class SkillDiscovery(CollectingSAC):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         self._watch_resets()
+        self._open_collectors()
         if reset_num_timesteps:
             self._round = (0, 0)
             self._last_obs = None
