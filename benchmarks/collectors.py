@@ -7,6 +7,7 @@ simulator elsewhere; sleeping needs no CPU, so that the speed of several collect
 
 Usage: python benchmarks/collectors.py --env sb3_metra/PointMass-v0 --sleep-ms 5
        python benchmarks/collectors.py --env sb3_metra/Ant-v0 --nodes
+       python benchmarks/collectors.py --env sb3_metra/HalfCheetah-v0 --collectors --repeats 5
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def make_env(env_id: str, env_kwargs: dict[str, Any], seconds: float) -> gym.Env
 
 
 class Noted(LocalCollectors):
-    """Collectors in this process that keep what they would send."""
+    """Collectors in this process that keep what they would send, and count steps and CPU seconds."""
+
+    steps, seconds = 0, 0.0
 
     def send(self, index: int, order: Any, weights: Any) -> None:
         self.weights = weights
@@ -60,7 +63,8 @@ class Noted(LocalCollectors):
     def receive(self, wait: bool) -> Any:
         begin = time.process_time()
         self.answers = super().receive(wait)
-        self.seconds = time.process_time() - begin
+        self.seconds += time.process_time() - begin
+        self.steps += sum(len(episode) for _, answer in self.answers for episode in answer.episodes)
         return self.answers
 
 
@@ -120,13 +124,12 @@ class Bench:
         episode = answer.episodes[0]
         sizes = [len(pickle.dumps(x, protocol=5)) for x in (episode, collectors.weights)]
         print(f"an episode of {len(episode)} steps: {sizes[0]} bytes, the actor's weights: {sizes[1]} bytes")
-        steps = len(episode) * len(answer.episodes)
         play, run = [], []
         for _ in range(self.args.repeats):
-            begin = time.process_time()
+            collectors.steps, collectors.seconds, begin = 0, 0.0, time.process_time()
             model.learn(round_, reset_num_timesteps=False)
             play.append(1e6 * (time.process_time() - begin - collectors.seconds) / round_)
-            run.append(1e6 * collectors.seconds / steps)
+            run.append(1e6 * collectors.seconds / collectors.steps)
         run_, play_ = statistics.median(run), statistics.median(play)
         print(f"CPU microseconds a step: {run_:.0f} to run it, {play_:.0f} to play it back and store it")
 
@@ -135,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="sb3_metra/PointMass-v0")
     parser.add_argument("--sleep-ms", type=float, default=0.0)
-    parser.add_argument("--collectors", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--collectors", type=int, nargs="*", default=[1, 2], help="none: only messages")
     parser.add_argument("--nodes", action="store_true", help="each collector on a node of its own")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count in a repeat")
     parser.add_argument("--repeats", type=int, default=1)
@@ -146,6 +149,8 @@ def main() -> None:
     bench = Bench(args)
     if not args.sleep_ms:
         bench.print_messages()
+    if not args.collectors:
+        return
     measured: dict[str, list[tuple[float, float]]] = {}
     with cluster(max(args.collectors) if args.nodes else 0) as address:
         if address is None:
