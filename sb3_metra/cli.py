@@ -15,13 +15,13 @@ from sb3_metra.pretrained import names
 COMMANDS = {
     "demo": "train on a MuJoCo body for three minutes and show what the skills do; needs no argument",
     "train": "rl_zoo3's train with METRA, the shipped settings and coverage: train --env sb3_metra/Ant-v0 --progress",
-    "enjoy": "rl_zoo3's enjoy: watch what train left behind",
+    "enjoy": "rl_zoo3's enjoy: watch a trained model",
     "evaluate": "measure a saved model's skills, print JSON, and draw and film them: evaluate RUN --env ID --out DIR",
     "goals": "send a saved model's skills to goals, without training, and print how near they come as JSON",
-    "prompt": "find the skill that a reward asks for, without training, as JSON: prompt RUN --env ID --reward vx",
-    "export": "write a saved model's skills as ONNX with all that is needed to run them anywhere: export RUN --out DIR",
+    "prompt": "find the skill that a reward asks for, as JSON: prompt RUN --env ID --reward vx",
+    "export": "write a saved model's skills as ONNX with a player that runs anywhere: export RUN --out DIR",
     "compare": "draw several runs or methods together, with intervals over seeds: compare metra=runs/a lsd=runs/b",
-    "doctor": "say what is wrong with a run, with numbers and the remedy: doctor RUN --env ID",
+    "doctor": "find what is wrong with a run, with the remedy: doctor RUN --env ID",
     "study": "train methods x environments x seeds x changes from one file, here, on Ray or on SLURM: study arena",
     "report": "write a web page on which the skills of a saved model can be explored",
 }

@@ -1,4 +1,4 @@
-"""The demonstration: train METRA for a few minutes, show what its skills do, and say it in words and numbers."""
+"""The demonstration: train METRA for a few minutes, and show what its skills do, in pictures, words and numbers."""
 
 import json
 import time
@@ -53,7 +53,7 @@ class Deadline(BaseCallback):
 @dataclass(frozen=True)
 class DemoResult:
     """
-    What a demonstration found.
+    The result of a demonstration.
 
     :param env: id of the environment
     :param seed: seed of everything
@@ -111,7 +111,7 @@ def run_demo(
     env_id: str = "sb3_metra/HalfCheetah-v0", seed: int = 0, out: Path | None = None, minutes: float = 3.0
 ) -> DemoResult:
     """
-    Train with the shipped settings on two cores, until they are through or the time is over, and show the skills.
+    Train with the shipped settings on two cores, until the steps or the time are over, and show the skills.
 
     Writes ``model.zip``, ``progress.csv``, ``skills.png``, ``skills.html``, ``result.json`` and, where the environment
     can be drawn, ``skills.mp4``, or ``skills.gif`` where no encoder for MP4 is installed.

@@ -1,10 +1,9 @@
 """METRA inside rl_zoo3: its own train and enjoy, judged by coverage. The only module that imports rl_zoo3.
 
-rl_zoo3 keeps its algorithms in dictionaries, which :func:`register` extends, and judges an agent by the environment's
-reward: in training for the best model, in a search for hyperparameters as the objective. Skills are discovered without
-a reward, so :func:`train` has both judged by policy state coverage instead. rl_zoo3 looks its two evaluation callbacks
-up by name when it needs them; :func:`judged_by_coverage` puts two of ours, with the same arguments, in their place for
-as long as it is open. Everything else is rl_zoo3's.
+rl_zoo3 keeps its algorithms in dictionaries, which :func:`register` extends. It judges an agent by the environment's
+reward, for the best model and in a search for hyperparameters. Skills have no reward, so :func:`train` uses policy
+state coverage instead: while it is open, :func:`judged_by_coverage` replaces rl_zoo3's two evaluation callbacks, which
+it finds by name. Everything else is rl_zoo3's.
 """
 
 import argparse
@@ -70,8 +69,8 @@ class CoverageEvalCallback(EvalCallback):
     reports ``info["tasks"]`` and no coordinates.
 
     Each of the ``n_eval_episodes`` episodes follows one skill, always the same ones. ``last_mean_reward`` and
-    ``best_mean_reward`` keep their names, which others read, and hold coverage. An environment that reports neither
-    cannot be judged by coverage: it is judged by its reward, and one line says so.
+    ``best_mean_reward`` keep their names, and hold coverage. An environment that reports neither is judged by its
+    reward, and one line says so.
     """
 
     skills: SkillEvalCallback
@@ -179,7 +178,7 @@ def _guarded_workers() -> Iterator[None]:
 
 def sample_metra_params(trial: Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
     """
-    Draw METRA's hyperparameters for one trial. What the skills are (``skill_dim``, ``discrete``) is not searched for.
+    Draw METRA's hyperparameters for one trial, except the kind of skills (``skill_dim``, ``discrete``).
 
     :param trial: Optuna's trial
     :param n_actions: number of action components (unused: rl_zoo3's signature)
@@ -205,7 +204,7 @@ def sample_metra_params(trial: Trial, n_actions: int, n_envs: int, additional_ar
 
 def convert_metra_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    Turn what Optuna keeps of a trial into arguments of METRA, for ``--trial-id``, too.
+    Turn Optuna's parameters of a trial into arguments of METRA, also for ``--trial-id``.
 
     :param sampled_params: a trial's parameters
     :return: arguments of METRA
@@ -232,7 +231,7 @@ def follow_skills(env: VecEnv, model: str, skill_length: int = 25) -> SkillActio
     :param env: tasks
     :param model: path of the saved model, a zip file
     :param skill_length: steps of the environments that a skill is followed
-    :raises ValueError: if there is no such model, or it learnt on normalised observations and does not carry how
+    :raises ValueError: if there is no such model, or it learnt on normalised observations and lacks their statistics
     """
     path = Path(model)
     if not path.is_file():
@@ -241,7 +240,7 @@ def follow_skills(env: VecEnv, model: str, skill_length: int = 25) -> SkillActio
     if getattr(skills, "normalization", None) is None and find_statistics(path) is not None:
         raise ValueError(
             f"--skills must carry the statistics of the observations that it learnt on, got {model!r}, which has them "
-            "in a file beside it alone: save it again with this version of sb3_metra."
+            "only in a file beside it: save it again with this version of sb3_metra."
         )
     return SkillActionVecWrapper(env, skills, skill_length)
 
@@ -251,8 +250,8 @@ def train(arguments: Sequence[str]) -> None:
     Run rl_zoo3's train, with the shipped settings and coverage for METRA's defaults, and with skills for actions.
 
     :param arguments: rl_zoo3's own; ``--paper`` for the authors' settings; ``--skills`` and ``--skill-length`` for an
-        algorithm that chooses the skills of a saved model; ``--resume`` for a run to go on with; ``--trust`` to run
-        what the files of ``-i`` and ``--resume`` hold
+        algorithm that chooses the skills of a saved model; ``--resume`` to continue a run; ``--trust`` to run code
+        in the files of ``-i`` and ``--resume``
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--paper", action="store_true")
@@ -350,7 +349,7 @@ def _open_storage(arguments: Sequence[str]) -> None:
 
 def enjoy(arguments: Sequence[str]) -> None:
     """
-    Run rl_zoo3's enjoy on what :func:`train` left behind.
+    Run rl_zoo3's enjoy on a run of :func:`train`.
 
     :param arguments: rl_zoo3's own; ``--trust`` to unpickle what the run's files hold
     """

@@ -27,7 +27,7 @@ _run: Path | None = None  # that goes on
 @contextmanager
 def remembered(arguments: Sequence[str], paper: bool) -> Iterator[None]:
     """
-    While it is open, a run keeps the words that it was begun with.
+    While it is open, a run keeps its arguments.
 
     :param arguments: the words of the command line
     :param paper: whether the authors' settings were asked for
@@ -46,7 +46,7 @@ def going_on(run: str) -> Iterator[list[str]]:
     While it is open, training goes on with a run.
 
     :param run: its folder
-    :return: the words that it was begun with
+    :return: its arguments
     :raises ValueError: if there is no such run, or no whole checkpoint in it
     """
     global _run

@@ -65,7 +65,7 @@ def test_a_second_session_keeps_a_better_model(tmp_path: Path) -> None:
 
 def test_scores_that_were_measured_otherwise_do_not_compare(tmp_path: Path) -> None:
     offer(BestModel(tmp_path, WITH), 100, 9)
-    with pytest.warns(UserWarning, match="the two do not compare"):
+    with pytest.warns(UserWarning, match="the two cannot be compared"):
         other = BestModel(tmp_path, WITH | {"n_skills": 8})
     assert offer(other, 200, 3)
     assert offer(other, 300, 1, metric="task_coverage")

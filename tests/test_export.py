@@ -153,7 +153,7 @@ def test_a_file_that_was_tampered_with_is_refused(copied: Path, name: str) -> No
     with pytest.raises(ValueError, match=rf"is not whole: {name} is missing, torn or of another time"):
         sb3_metra.load(copied)
     if name.endswith(".onnx"):
-        with pytest.raises(ValueError, match=f"was tampered with: {name} is not the file that skills.json speaks of"):
+        with pytest.raises(ValueError, match=f"was changed: {name} does not match its SHA-256"):
             SkillPlayer(copied)
 
 

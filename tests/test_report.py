@@ -137,7 +137,7 @@ def test_drawing_that_fails_leaves_a_page_without_videos(tmp_path: Path, monkeyp
         ({"n_skills": 0}, "n_skills must be an integer of at least 1, got 0"),
         ({"max_megabytes": 0.0}, "max_megabytes must be a finite number greater than 0, got 0.0"),
         ({"max_megabytes": float("nan")}, "max_megabytes must be a finite number greater than 0, got nan"),
-        ({"measured": []}, "measured must hold at least one, as rollout_skills returns them"),
+        ({"measured": []}, "measured must hold at least one trajectory of rollout_skills"),
         ({"skills": np.ones((2, 3))}, "skills must have the model.s 2 components, got 3"),
     ],
 )

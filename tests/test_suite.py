@@ -190,7 +190,7 @@ def test_pickled_body_keeps_its_options() -> None:
         ({"action_repeat": True}, "action_repeat must be an integer of at least 1, got True"),
         ({"normalize": "no"}, "normalize must be True or False, got 'no'"),
         ({"terminate_on_back": 1}, "terminate_on_back must be True or False, got 1"),
-        ({"frame_skip": 3}, "frame_skip must be left out, as this environment decides it, got 3"),
+        ({"frame_skip": 3}, "frame_skip must be left out, the environment sets it, got 3"),
         ({"camera_name": "above"}, r"camera_name must be one of \['back', 'side', 'egocentric'\], got 'above'"),
     ],
 )

@@ -181,7 +181,7 @@ def test_bad_arguments_are_refused(kwargs: dict[str, Any], message: str) -> None
 
 
 def test_an_environment_without_coordinates_is_refused() -> None:
-    with pytest.raises(ValueError, match=r'env must tell its place as info\["coordinates"\]'):
+    with pytest.raises(ValueError, match=r'env must report info\["coordinates"\]'):
         GoalTask(gym.make("Pendulum-v1"), goal_range=1.0, radius=1.0)
 
 
@@ -219,7 +219,7 @@ def test_tasks_are_drawn_by_the_seed() -> None:
 
 
 def test_tasks_that_there_are_not_are_refused() -> None:
-    with pytest.raises(ValueError, match=r'env must tell which tasks are achieved as info\["tasks"\]'):
+    with pytest.raises(ValueError, match=r'env must report info\["tasks"\]'):
         AchieveTask(gym.make("sb3_metra/PointMass-v0"))
     with pytest.raises(ValueError, match=r"task must be one of \['east', 'north'\], got 'west'"):
         AchieveTask(Chores()).reset(options={"task": "west"})

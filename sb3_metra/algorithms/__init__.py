@@ -27,12 +27,12 @@ __all__ = ["ALGORITHMS", "CIC", "CSD", "CSF", "DADS", "DIAYN", "LSD", "METRA", "
 
 def load(path: File, env: Any = None, **kwargs: Any) -> SkillDiscovery:
     """
-    Load a saved model, whatever its method. Nothing that the file holds is run, unless it is trusted.
+    Load a saved model of any method. No code in the file is run, unless it is trusted.
 
     :param path: the file, with or without ``.zip``, or an open one
     :param env: the environment to go on in; ``None``: only to act and to encode
     :param kwargs: further arguments of the method's ``load``, such as ``trusted``
-    :raises ValueError: if the file is not whole, or names a method that this version does not have
+    :raises ValueError: if the file is damaged, or its method is unknown
     """
     label, name = read_algorithm(path)
     if name not in ALGORITHMS:

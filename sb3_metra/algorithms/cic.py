@@ -83,9 +83,9 @@ class CIC(RepresentationDiscovery):
 
     Paper: https://arxiv.org/abs/2202.00161
 
-    Different from the CSF authors' CIC unless asked for: ``divide_by_variance``. Theirs divides distances by their
-    variance, so that the reward depends on phi's scale. As in their code the loss subtracts e^(1/temperature) from the
-    sum over skills, the largest value of the own term, and not that term itself: 2 % of the sum with 256 transitions.
+    The CSF authors' CIC has ``divide_by_variance=True``, so that the reward depends on phi's scale. As in their code,
+    the loss subtracts e^(1/temperature) from the sum over skills, the largest value of the own term instead of the term
+    itself: 2 % of the sum with 256 transitions.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
@@ -95,7 +95,7 @@ class CIC(RepresentationDiscovery):
     :param unit_skills: continuous skills on the unit sphere instead of Gaussian ones
     :param n_neighbors: nearest neighbours in the batch, at most as many as ``batch_size``
     :param divide_by_variance: divide distances by their variance instead of their deviation
-    :param kwargs: arguments of phi, whose ``net_arch`` goes for all networks here, and of SAC and SB3, see
+    :param kwargs: arguments of phi, whose ``net_arch`` applies to all networks here, and of SAC and SB3, see
         :class:`~sb3_metra.common.representation_discovery.RepresentationDiscovery`
     :raises ValueError: if a batch has fewer transitions than ``n_neighbors``
     """

@@ -81,7 +81,7 @@ class CSDObjective(RepresentationObjective):
 
 class CSD(RepresentationDiscovery):
     """
-    Discover skills that do what is hard to do, measured by how seldom a change of the state is seen.
+    Discover skills that do what is hard to do, measured by how rare a change of the state is.
 
     Paper: https://arxiv.org/abs/2302.05103
 

@@ -23,8 +23,8 @@ _MAX_LOG_RATIO, _MOMENTUM = 50.0, 0.01  # of likelihoods under two skills; of th
 
 class DADSObjective(SkillObjective):
     """
-    Predict what a skill does: q(s' - s | s, z) learns transitions, and those likely under their own skill alone are
-    rewarded. States and differences are normalised by the batch in the loss, by running statistics in the reward.
+    Predict what a skill does: q(s' - s | s, z) learns transitions, and rewards those that are likely only under their
+    own skill. States and differences are normalised by the batch in the loss, by running statistics in the reward.
 
     :param prior: the prior p(z)
     :param dim: components of a state
@@ -88,7 +88,7 @@ class DADS(SkillDiscovery):
     """
     Discover skills whose effects can be predicted (paper: https://arxiv.org/abs/1907.01657). States only.
 
-    Different from the METRA authors' DADS unless asked for: ``skip_last_steps``, which are stored as terminal there.
+    The METRA authors' DADS has ``skip_last_steps=True``; they store the last step of an episode as terminal.
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`; observations without images
@@ -96,7 +96,7 @@ class DADS(SkillDiscovery):
     :param skill_dim: components of a skill (discrete: the number of skills)
     :param discrete: one-hot skills instead of continuous ones
     :param gaussian_skills: continuous skills from the standard normal distribution instead of uniform ones in [-1, 1]
-    :param n_alternatives: other skills to compare each transition's own with; the reward costs as many passes
+    :param n_alternatives: other skills to compare each transition's own with; the reward costs one pass for each
     :param skip_last_steps: learn nothing from terminal transitions
     :param dynamics_kwargs: arguments of q's network, ``net_arch`` (default: ``[1024, 1024]``) and ``activation_fn``
     :param kwargs: SAC's and SB3's arguments, see :class:`~sb3_metra.common.sac.SkillSAC`

@@ -88,8 +88,8 @@ class DIAYN(SkillDiscovery):
 
     Paper: https://arxiv.org/abs/1802.06070
 
-    Different from the METRA authors' DIAYN unless asked for: ``subtract_log_prior``. Theirs, whose skills are
-    continuous, leaves -log p(z) out, so that skills far from 0 are worth less wherever they lead.
+    The METRA authors' DIAYN, whose skills are continuous, has ``subtract_log_prior=False``, so that skills far from 0
+    are worth less wherever they lead.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`

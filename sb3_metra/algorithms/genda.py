@@ -20,7 +20,7 @@ from sb3_metra.common.type_aliases import Info, Observations, SkillReplayBufferS
 
 
 class GenDaObjective(METRAObjective):
-    """METRA's objective on skills that say where an episode went, not where it was sent; parameters as GenDa's."""
+    """METRA's objective on relabelled skills, which say where an episode went; parameters as GenDa's."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class GenDaObjective(METRAObjective):
 
 class GenDa(METRA):
     """
-    METRA that relabels skills, spreads the directions of episodes, and may hide from the actor what phi tells.
+    METRA that relabels skills, spreads the directions of episodes, and can hide from the actor what phi knows.
 
     Paper: https://arxiv.org/abs/2607.00392. Its experiments have LayerNorm in the critics
-    (``policy_kwargs=dict(layer_norm=True)``) and the bottleneck; both are off unless asked for.
+    (``policy_kwargs=dict(layer_norm=True)``) and the bottleneck; both are off by default.
 
     :param policy: as for METRA, like ``env``, ``skill_dim`` and ``discrete``
     :param uniformity_coef: weight of the term that spreads the directions of episodes
     :param phi_tau: weight of phi in its moving average, by which skills are relabelled
     :param keep_threshold: the policy keeps the rollout's skill if relabelled skills make up less than this share of the
-        skills near it, fresh draws being the others
-    :param ahead: the direction of the next steps looks at most so far ahead
+        skills near it, the others being fresh draws
+    :param ahead: largest number of steps ahead for the direction of the next steps
     :param bottleneck_dim: components of the actor's code; ``None``: the actor sees the observation
     :param kwargs: further arguments of :class:`~sb3_metra.algorithms.metra.METRA`
     """

@@ -74,10 +74,9 @@ class LSD(RepresentationDiscovery):
 
     Paper: https://arxiv.org/abs/2202.00914
 
-    Different from the authors' code unless asked for: ``iterate_each_pass``. Theirs takes a power iteration in each of
-    the four forward passes of a gradient step, so that s and s' of one displacement meet different weights, and begins
-    with random vectors, whose singular value is meaningless until training starts. Here a gradient step takes one, for
-    s and s' together, and vectors begin after fifteen iterations, with the argument, too.
+    The authors' code has ``iterate_each_pass=True``: a power iteration in each of the four forward passes of a gradient
+    step, so that s and s' of one displacement see different weights. By default a gradient step takes one, for s and s'
+    together. Their vectors begin at random; here they begin after fifteen iterations, also with the argument.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`

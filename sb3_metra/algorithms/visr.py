@@ -57,9 +57,9 @@ class VISRObjective(RepresentationObjective):
 
     def features(self, latents: th.Tensor, next_latents: th.Tensor) -> th.Tensor:
         """
-        phi(s'), or its direction: a goal's skill is argmax_z <phi(g), z>, wherever it begins.
+        phi(s'), or its direction: a goal's skill is argmax_z <phi(g), z>, from any start.
 
-        :param latents: phi(s), which makes no difference, (batch, dim)
+        :param latents: phi(s), unused, (batch, dim)
         :param next_latents: phi(s'), (batch, dim)
         :return: (batch, dim)
         """
@@ -72,9 +72,8 @@ class VISR(SuccessorFeatures):
 
     Paper: https://arxiv.org/abs/1906.05030
 
-    Different from the CSF authors' VISR unless asked for: ``normalize_features``. Theirs learns the direction of phi
-    alone, but rewards phi with its length, which nothing holds. As in their code the reward looks at s and not at s',
-    which is the same but for one step's discount, and nothing infers tasks.
+    The CSF authors' VISR has ``normalize_features=False``: it learns only the direction of phi, but rewards phi with
+    its unconstrained length. As in their code, the reward uses s instead of s', which differs by one step's discount.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`
@@ -85,7 +84,7 @@ class VISR(SuccessorFeatures):
     :param normalize_features: reward phi(s) . z / ||phi(s)|| instead of phi(s) . z
     :param kwargs: arguments of phi, SAC and SB3, see
         :class:`~sb3_metra.common.representation_discovery.RepresentationDiscovery`
-    :raises ValueError: for other skills than those on the unit sphere
+    :raises ValueError: unless skills are on the unit sphere
     """
 
     objective: VISRObjective

@@ -14,7 +14,7 @@ _DESCRIPTION = """\
 Draw the logs of several runs together, and print a table of them as JSON.
 
 RUN is a folder or a file, or LABEL=RUN. Runs of one label are seeds of one method: they are drawn with their
-interquartile mean and its 95 % bootstrap interval. A pattern stands for all that fits it: 'fast=runs/ant_s*'."""
+interquartile mean and its 95 % bootstrap interval. A pattern stands for all matching runs: 'fast=runs/ant_s*'."""
 
 
 def run(arguments: list[str]) -> None:
@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> None:
     add("--metric", default="eval/policy_state_coverage", help="column to compare (default: %(default)s)")
     add("--x", default="time/total_timesteps", metavar="COLUMN", help="column to draw over (default: %(default)s)")
     add("--statistic", choices=["iqm", "mean", "median"], default="iqm", help="of several seeds (default: %(default)s)")
-    add("--no-intervals", action="store_true", help="draw means alone; rliable is not needed then")
+    add("--no-intervals", action="store_true", help="draw means only, without rliable")
     add("--out", type=Path, default=Path("compare"), metavar="DIR", help="where to write (default: %(default)s)")
     add("--theme", choices=["light", "dark"], default="light", help="of the picture (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -55,7 +55,7 @@ def group_runs(words: Sequence[str]) -> dict[str, list[Path]]:
 
     :param words: ``LABEL=RUN``, or ``RUN``, whose label is the name of its folder or file; patterns are expanded
     :return: for each label its logs, in the order given
-    :raises ValueError: where a run is missing
+    :raises ValueError: if a run is missing
     """
     grouped: dict[str, list[Path]] = {}
     for word in words:

@@ -1,4 +1,4 @@
-"""``sb3-metra doctor``: say what is wrong with a run, with numbers and the remedy."""
+"""``sb3-metra doctor``: find what is wrong with a run, with the remedy."""
 
 import argparse
 import json

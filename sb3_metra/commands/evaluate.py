@@ -94,10 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     add("model", type=Path, metavar="MODEL", help="the saved model, a zip file, or the folder of a run")
     add("--env", required=True, metavar="ID", help="environment")
     add("--n-skills", type=int, default=48, help="skills, one episode each (default: %(default)s)")
-    add("--seed", type=int, nargs="+", default=[0], help="of skills and environment; of several, the mean (default: 0)")
-    add("--cell-size", type=float, nargs="+", default=[1.0], help="edge of a cell, or one a coordinate (default: 1)")
+    add("--seed", type=int, nargs="+", default=[0], help="of skills and environment; the mean of several (default: 0)")
+    add(
+        "--cell-size",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="edge of a cell, or one for each coordinate (default: 1)",
+    )
     add("--columns", type=int, nargs="+", help="coordinates to measure, by number from 0 (default: all)")
-    add("--n-envs", type=int, default=1, help="environments at once; another number, other starts (default: 1)")
+    add("--n-envs", type=int, default=1, help="environments at once; changing it changes the starts (default: 1)")
     add(
         "--max-episode-steps",
         type=int,
@@ -105,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         help="steps after which episodes are cut",
     )
     add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python")
-    add("--out", type=Path, metavar="DIR", help="write pictures, the table as CSV and the result there")
-    add("--video", type=int, default=0, metavar="N", help="film N skills, too, into the folder of --out")
+    add("--out", type=Path, metavar="DIR", help="folder for pictures, the table as CSV and the result")
+    add("--video", type=int, default=0, metavar="N", help="also film N skills, into the folder of --out")
     add("--theme", choices=["light", "dark"], default="light", help="of the pictures (default: %(default)s)")
     add("--table", action="store_true", help="print a row for each skill on the standard error")
     add("--progress", action="store_true", help="show a progress bar on the standard error")
@@ -239,7 +245,7 @@ def check_renders(env_id: str, env_kwargs: dict[str, Any]) -> None:
 
     :param env_id: id of the environment
     :param env_kwargs: its arguments
-    :raises ValueError: where it does not name ``"rgb_array"`` among its render modes
+    :raises ValueError: if it does not name ``"rgb_array"`` among its render modes
     """
     env = make_env(env_id, env_kwargs=env_kwargs)
     modes = env.get_attr("metadata")[0].get("render_modes", [])

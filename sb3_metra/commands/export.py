@@ -18,7 +18,7 @@ def run(arguments: list[str]) -> None:
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="the saved model, a zip file, or the folder of a run")
     add("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
-    add("--env", metavar="ID", help="environment, whose unit and steps per second are noted")
+    add("--env", metavar="ID", help="environment; adds its unit and steps per second")
     add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python")
     add("--skill", action="append", default=[], metavar="NAME=1,0", help="name a skill; may be given again")
     add("--license", metavar="NAME", help="licence of the weights, such as MIT")

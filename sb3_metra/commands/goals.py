@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> None:
         type=float,
         nargs="+",
         metavar="X",
-        help="how far goals lie at most along each coordinate; in a goal environment its own goals by default",
+        help="how far goals lie at most along each coordinate; default: the environment's",
     )
     parser.add_argument(
         "--hold",
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of goals and environment (default: %(default)s)")
     parser.add_argument("--n-envs", type=int, default=8, help="environments at once (default: %(default)s)")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="where to draw the ways to the goals, a PNG, SVG or PDF"
+        "--plot", type=Path, metavar="FILE", help="where to draw the paths to the goals: PNG, SVG or PDF"
     )
     parser.add_argument(
         "--max-episode-steps",
@@ -101,7 +101,7 @@ def measure_goals(
         are tasks alone
     :param seed: seed of goals and environment
     :param n_envs: environments at once
-    :param plot: where to draw the ways to the goals
+    :param plot: where to draw the paths to the goals
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device
     :param trusted: unpickle what the files hold, which can run any code that they bring
@@ -171,7 +171,7 @@ def _reach_places(
     plot: Path | None,
     common: dict[str, Any],
 ) -> dict[str, Any]:
-    """Places from a box about the origin, or those that a goal environment desires itself."""
+    """Places from a box about the origin, or those that a goal environment asks for."""
     if half_widths is None:
         goals = desired_goals(env, n_goals, common["seed"])
     else:

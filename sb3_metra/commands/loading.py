@@ -29,9 +29,9 @@ def load_model(
     """
     A saved model and the environments to run it in, which the caller closes.
 
-    Of a run's folder, the model is the one that :func:`find_model` finds. A model that learnt on normalised
-    observations carries their statistics. Beside one of an earlier version, which carries none, those that rl_zoo3 left
-    are used, and stay as they are; they are pickled, so that they have to be trusted.
+    In a run's folder, :func:`find_model` chooses the model. A model that learnt on normalised observations stores their
+    statistics. For a model of an earlier version, which does not, rl_zoo3's file beside it is used and kept constant;
+    it is a pickle, so it must be trusted.
 
     :param path: the saved model, a zip file, or the folder of a run
     :param env_id: id of the environment
@@ -96,10 +96,10 @@ def check_device(device: str) -> None:
 
 def make_env(env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None) -> VecEnv:
     """
-    Environments, or one sentence about why there are none.
+    Make environments, or raise one sentence that says why not.
 
     :param env_id: id of the environment
-    :param n_envs: how many
+    :param n_envs: number of environments
     :param env_kwargs: arguments of the environment
     :raises ValueError: if they cannot be made
     """
@@ -123,17 +123,16 @@ def find_statistics(path: Path) -> Path | None:
     found = sorted({*path.parent.glob("vecnormalize.pkl"), *path.parent.glob("*/vecnormalize.pkl")})
     if len(found) > 1:
         raise ValueError(
-            f"MODEL must lie beside one vecnormalize.pkl at most, got {', '.join(map(str, found))}: keep that "
-            "which it learnt with"
+            f"MODEL must lie beside one vecnormalize.pkl at most, got {', '.join(map(str, found))}: keep the "
+            "one that it learnt with"
         )
     return found[0] if found else None
 
 
 def find_model(path: Path) -> Path:
     """
-    The saved model that a path stands for: the file itself, or the folder of an export. Of the folder that
-    ``sb3-metra train`` or a script of this repository wrote, it is ``best_model.zip``, else the newest zip file. A torn
-    file is left out with a warning.
+    Find the saved model at a path: the file itself, or the folder of an export. In the folder of a run it is
+    ``best_model.zip``, or else the newest zip file. A damaged file is skipped with a warning.
 
     :param path: a zip file, or a folder
     :raises ValueError: if there is none
@@ -158,7 +157,7 @@ def registered(env_id: str) -> str:
 
     :param env_id: id of the environment; ``module:ID`` imports the module first, as in Gymnasium
     :return: the same id
-    :raises ValueError: where no such environment is registered
+    :raises ValueError: if no such environment is registered
     """
     try:
         find_spec(env_id)

@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
         required=True,
         metavar="EXPRESSION",
         help="of a step: arithmetic over x, y, vx, vy, speed and heading, such as 'cos(30)*vx + sin(30)*vy'; write "
-        "--reward=-vx where it begins with a minus",
+        "--reward=-vx if it begins with a minus",
     )
     add("--n-skills", type=int, default=16, help="skills to try, one episode each (default: %(default)s)")
     add("--seed", type=int, default=0, help="of these skills and the environment (default: %(default)s)")

@@ -16,10 +16,10 @@ from sb3_metra.study.plan import Study, read_study
 from sb3_metra.study.results import RESULTS, collect, draw, write_results
 
 _DESCRIPTION = """\
-Train methods x environments x seeds x changed settings, all from one file, and draw what they come to.
+Train methods x environments x seeds x changed settings, all from one file, and draw the results.
 
 STUDY is a YAML file, or the name of a shipped one: arena, every method on the cheap environments. Without --jobs,
---address or --slurm it runs on Ray, on this machine. The same command goes on with a study that was stopped."""
+--address or --slurm it runs on Ray, on this machine. The same command resumes a stopped study."""
 
 _TABLE_SECONDS = 30.0
 
@@ -36,10 +36,10 @@ def run(arguments: list[str]) -> None:
     engine.add_argument("--jobs", type=int, metavar="N", help="run N trials at once on this machine, without Ray")
     engine.add_argument("--address", metavar="A", help="of a Ray cluster; auto: the one that this machine belongs to")
     engine.add_argument("--slurm", nargs="+", metavar="KEY=VALUE", help="queue jobs with these options of sbatch")
-    engine.add_argument("--status", action="store_true", help="print how far the study is, and end")
+    engine.add_argument("--status", action="store_true", help="print the progress, and end")
     engine.add_argument("--draw", action="store_true", help="draw DIR/results.csv as it is, and end")
     engine.add_argument("--collect", nargs="+", metavar="RUN", help="make the CSV from these runs' folders, and end")
-    add("--no-intervals", action="store_true", help="draw means alone; rliable is not needed then")
+    add("--no-intervals", action="store_true", help="draw means only, without rliable")
     options = parser.parse_args(arguments)
 
     study = read_study(options.study)

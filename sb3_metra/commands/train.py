@@ -10,8 +10,8 @@ sb3-metra train is rl_zoo3's train, with other defaults:
   --conf-file           the method's shipped settings; with --paper the authors', metra_paper.yml
   --eval-freq 100000    the best model is kept by policy state coverage, not by reward,
   --eval-episodes 48    and --optimize maximises it; an episode follows one skill
-  --save-freq N         also writes checkpoints to go on from
-  --resume RUN          goes on with a run that was killed, with the words that it was begun with and those given now
+  --save-freq N         also writes checkpoints to resume from
+  --resume RUN          continues a killed run, with its own arguments and those given now
   --trust               with -i, unpickle what an old model's files hold, which can run any code that they bring
 With an algorithm of rl_zoo3's own on a downstream task, such as --algo sac --env sb3_metra/AntMultiGoals-v0:
   --skills MODEL        actions are the skills of a saved model, and a step is one skill

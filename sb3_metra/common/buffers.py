@@ -339,7 +339,7 @@ class SkillReplayBuffer(ReplayBuffer):
 
     def load_arrays(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """
-        Become the buffer that was saved, of its size, too.
+        Restore a saved buffer, with its size.
 
         :param meta: what ``meta`` gave
         :param arrays: what ``to_arrays`` gave

@@ -1,4 +1,4 @@
-"""Checkpoints: folders from which a run goes on as if it had never stopped."""
+"""Checkpoints: folders from which a run resumes as if it had never stopped."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
     observations as they are.
 
     In each environment, frame t is at place ``t % ring`` of a ring that reaches ``n_stack`` frames further than the
-    transitions do. The last frame of an episode is in nobody's stack but its own; it moves aside when the next episode
-    takes its place. Memory for frames is taken at the first ``add``.
+    transitions do. The last frame of an episode moves aside when the next episode takes its place. Memory
+    for frames is taken at the first ``add``.
 
     :param buffer_size: number of transitions, over all environments
     :param observation_space: images, (channels, height, width), or a dictionary that holds some

@@ -1,4 +1,4 @@
-"""What is learnt about states and what is rewarded: the two verbs of every skill discovery method."""
+"""What is learnt about states and what is rewarded: the interface of every skill discovery method."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SkillObjective(nn.Module, ABC):
         """
         What every parameter of this module minimises.
 
-        :param batch: transitions; their rewards are not looked at
+        :param batch: transitions; their rewards are not used
         :return: a scalar, and detached tensors to log
         """
 
@@ -44,7 +44,7 @@ class SkillObjective(nn.Module, ABC):
 
     def relabel(self, batch: SkillReplayBufferSamples) -> SkillReplayBufferSamples:
         """
-        The transitions with the skills that the policy learns with: those of the rollout, unless a method says others.
+        The transitions with the skills that the policy learns with: the rollout's, unless a method chooses others.
 
         :param batch: transitions
         """

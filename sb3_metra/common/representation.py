@@ -51,7 +51,7 @@ class RepresentationObjective(SkillObjective):
 
     def features(self, latents: th.Tensor, next_latents: th.Tensor) -> th.Tensor:
         """
-        What of a transition a skill is asked to follow, as a direction among skills; here phi(s') - phi(s).
+        The features of transitions that skills follow, as directions among skills; here phi(s') - phi(s).
 
         :param latents: phi(s), (batch, dim)
         :param next_latents: phi(s'), (batch, dim)

@@ -1,4 +1,4 @@
-"""What evaluation and downstream tasks ask of a model: to follow skills. Further abilities are asked for by name."""
+"""The model that evaluation and downstream tasks need: it follows skills. Its further abilities are optional."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NORMALIZATION = ("training", "norm_reward", "obs_rms", "clip_obs", "epsilon")
 
 class SkillModel(Protocol):
     """
-    What follows skills: every algorithm of this package, or whatever has SB3's ``predict`` and a prior.
+    What follows skills: every algorithm of this package, or anything with SB3's ``predict`` and a prior.
 
     Two more abilities are used if a model has them: ``encode``, which is phi (see :func:`encoder_of`), and
     ``normalization``, the statistics of the observations that it learnt on (see :func:`as_learnt`).

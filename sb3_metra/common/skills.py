@@ -19,8 +19,8 @@ class SkillPrior(ABC):
     """
     The distribution p(z) that skills are drawn from, one per episode.
 
-    Rollouts draw with the algorithm's generator. Everybody else draws with the prior's own one, ``rng``, so that a
-    ``predict`` or an evaluation leaves training as it is. Neither is NumPy's global state.
+    Rollouts draw with the algorithm's generator. Everything else draws with the prior's own, ``rng``, so that
+    ``predict`` and evaluations do not change training. Neither is NumPy's global state.
 
     :param dim: number of components of a skill, at least 1
     """
@@ -79,7 +79,7 @@ class SkillPrior(ABC):
     @abstractmethod
     def from_action(self, actions: np.ndarray) -> np.ndarray:
         """
-        The skills that a controller means by its actions.
+        The skills that a controller's actions stand for.
 
         :param actions: continuous priors: (n, dim) in [-1, 1]; discrete ones: (n,), numbers of skills
         :return: (n, dim), float32

@@ -1,4 +1,4 @@
-"""Critics that learn what will become of a representation instead of one value: successor features."""
+"""Critics that learn the sum of future features instead of one value: successor features."""
 
 from __future__ import annotations
 

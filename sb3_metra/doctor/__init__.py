@@ -1,4 +1,4 @@
-"""A doctor for runs: from a model, some rollouts and the log it names what is wrong, with numbers and the remedy."""
+"""The doctor: examines a model, some rollouts and the log, and reports what is wrong with the remedy."""
 
 from sb3_metra.doctor.callback import DoctorCallback
 from sb3_metra.doctor.diagnosis import CHECKS, diagnose, examine

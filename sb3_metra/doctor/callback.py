@@ -1,4 +1,4 @@
-"""The doctor looks in while a run learns."""
+"""The doctor as a callback, during training."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class DoctorCallback(BaseCallback):
     :func:`~sb3_metra.doctor.examine` does, with the log of the newest rounds.
 
     The numbers of findings and errors are logged as ``doctor/findings`` and ``doctor/errors``, the diagnosis as
-    TensorBoard's text ``doctor/diagnosis``. They are part of the next line of the log. Training gives the same weights
-    with it and without.
+    TensorBoard's text ``doctor/diagnosis``, in the next line of the log. Training gives the same weights with it and
+    without.
 
     :param eval_env: an environment, or a vectorised one; not the training one
-    :param eval_freq: environment steps, over all training environments, between two visits
+    :param eval_freq: environment steps, over all training environments, between two examinations
     :param n_episodes: as for :func:`~sb3_metra.doctor.examine`
-    :param seed: as there, the same at every visit
+    :param seed: as there, the same at every examination
     :param max_episode_steps: as there
     :param verbose: 1 to print each verdict, 2 to print each diagnosis
-    :raises ValueError: for arguments that cannot work, each named
+    :raises ValueError: if an argument is wrong; the message names it
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class DoctorCallback(BaseCallback):
         self._goes_on = False
 
     def get_state(self) -> dict[str, Any]:
-        """What a run goes on from, as plain values: when the next visit is due, and the log of the newest rounds."""
+        """The state of the callback, as plain values: when the next visit is due, and the log of the newest rounds."""
         return {"next_eval": self._next_eval, "rounds": list(self._rounds)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
-        Go on in the middle of a run.
+        Restore the state in the middle of a run.
 
         :param state: what :meth:`get_state` returned
         """
@@ -76,8 +76,8 @@ class DoctorCallback(BaseCallback):
     def _on_training_start(self) -> None:
         if share_environment(self.training_env, self.eval_env):
             raise ValueError(
-                "eval_env must be an environment of its own, got the one that the model is trained on, whose episodes "
-                "every visit would end"
+                "eval_env must be an environment of its own, got the one that the model is trained on: every "
+                "examination would end its episodes"
             )
         if not self._goes_on:
             self._next_eval = self._after(self.num_timesteps)
@@ -107,7 +107,7 @@ class DoctorCallback(BaseCallback):
         """
         Examine the model now, and log.
 
-        :return: the diagnosis, which is kept as ``last_diagnosis``, too
+        :return: the diagnosis, also kept as ``last_diagnosis``
         """
         model: SkillModel = self.model  # type: ignore[assignment]
         names = dict.fromkeys(name for line in self._rounds for name in line)

@@ -1,4 +1,4 @@
-"""The doctor's visit: every check on one examination."""
+"""Run every check on one examination."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sb3_metra.doctor.findings import SEVERITIES, CannotTell, Check, Diagnosis, 
 from sb3_metra.doctor.log import RunLog
 from sb3_metra.evaluation.runs import read_log
 
-#: Everything that is looked at, in this order.
+#: All checks, in this order.
 CHECKS: tuple[Check, ...] = (*learning.CHECKS, *world.CHECKS, *phi.CHECKS, *skills.CHECKS)
 
 
@@ -32,18 +32,18 @@ def examine(
     checks: Sequence[Check] = CHECKS,
 ) -> Diagnosis:
     """
-    Look at a model, some rollouts of it and its run's log, and say what is wrong and what was not looked at.
+    Examine a model, some of its rollouts and its log: what is wrong, and what was not checked.
 
-    :param model: an algorithm of this package, or whatever has ``predict`` and ``skill_prior``; what else a check needs
-        is asked for, and a check that does not get it is named with the reason
-    :param env: an environment, or a vectorised one, not the one that the model is trained on
+    :param model: an algorithm of this package, or anything with ``predict`` and ``skill_prior``; a
+        check that needs more is listed as not checked, with the reason
+    :param env: an environment, or a vectorised one; not the training one
     :param log: the run's log: a file, its folder, or what :func:`~sb3_metra.evaluation.runs.read_log` returns
     :param n_episodes: rollouts, one skill each, at least 2
     :param seed: of the environments' resets
     :param max_episode_steps: as for :func:`~sb3_metra.evaluation.rollout_skills`
-    :param checks: what to look at, in this order
+    :param checks: the checks, in this order
     :return: findings, what passed, and what was not checked
-    :raises ValueError: for arguments that cannot work, each named
+    :raises ValueError: if an argument is wrong; the message names it
     """
     check_count("n_episodes", n_episodes, low=2)
     check_seed("seed", seed)

@@ -1,4 +1,4 @@
-"""What the doctor looks at: some rollouts of a model, what its networks say of them, its log and its replay."""
+"""The data of the checks: some rollouts of a model, its networks' outputs on them, its log and its replay."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def _as_vectors(observations: Any) -> np.ndarray:
 class Examination:
     """
     A model, what it does in an environment, and what its run has logged. Everything is measured once, when a check
-    first asks for it; nothing of the model or of PyTorch's generators is changed.
+    first needs it. The model and PyTorch's generators do not change.
 
-    :param model: the patient
-    :param env: an environment, or a vectorised one, of its own
+    :param model: the model to examine
+    :param env: an environment, or a vectorised one; not the training one
     :param log: the log of its run
     :param n_episodes: rollouts, one skill each
     :param seed: of the environments' resets and of random actions
@@ -148,7 +148,7 @@ class Examination:
 
     @cached_property
     def share_on_back(self) -> float | None:
-        """The share of steps at which the body lies on its back; ``None`` if the environment does not tell."""
+        """The share of steps at which the body lies on its back; ``None`` if the environment does not report it."""
         self.trajectories  # noqa: B018
         return None if not self.watch.on_back else float(np.mean(self.watch.on_back))
 
@@ -191,11 +191,11 @@ class Examination:
         """How far phi moves over each rollout, (n_episodes, dim), of a method whose skills are directions of phi."""
         paths = self.paths
         if paths[0].shape[1] != self.prior.dim or not self._follows_displacement():
-            raise CannotTell("the method rewards something else than phi's displacement along the skill")
+            raise CannotTell("the method does not reward phi's displacement along the skill")
         return np.stack([path[-1] - path[0] for path in paths])
 
     def _follows_displacement(self) -> bool:
-        """Whether the reward is (phi(s') - phi(s)) . z; a model that tells no reward is taken to have METRA's."""
+        """Whether the reward is (phi(s') - phi(s)) . z; a model without a reward is assumed to have METRA's."""
         try:
             rewards = self.rewards
         except CannotTell:
@@ -292,7 +292,7 @@ class Examination:
 
     @cached_property
     def reward_scale(self) -> float:
-        """The largest intrinsic reward but for one in a hundred; 0 if the model tells none."""
+        """The largest intrinsic reward but for one in a hundred; 0 if the model has none."""
         try:
             return float(np.quantile(np.abs(self.rewards), 0.99))
         except CannotTell:
@@ -315,7 +315,7 @@ class Examination:
 
 @contextmanager
 def _unobserved(module: th.nn.Module) -> Iterator[None]:
-    """Nothing is learnt, and modes, running statistics and PyTorch's generators are put back."""
+    """Evaluate without learning, and restore modes, running statistics and PyTorch's generators."""
     modes = {inner: inner.training for inner in module.modules()}
     statistics = [(buffer, buffer.clone()) for buffer in module.buffers()]
     devices = [x.device for x in module.parameters() if x.device.type == "cuda"][:1]

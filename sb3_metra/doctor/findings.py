@@ -1,4 +1,4 @@
-"""What the doctor says: findings, the checks that they come from, and the diagnosis of a run."""
+"""Findings, the checks that they come from, and the diagnosis of a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 Severity = Literal["error", "warning"]
 
-#: An error spoils the skills; a warning may, and deserves a look.
+#: An error spoils the skills; a warning may.
 SEVERITIES: tuple[Severity, ...] = ("error", "warning")
 
-#: Looks at a run: what is wrong, with numbers, or ``None`` if nothing is.
+#: Looks at a run and returns what is wrong, with numbers, or ``None``.
 Look = Callable[["Examination"], str | None]
 
 
 class CannotTell(Exception):
-    """A check does not apply: the message says in half a sentence what it lacks."""
+    """A check does not apply; the message says what it lacks."""
 
 
 @dataclass(frozen=True)

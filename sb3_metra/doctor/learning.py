@@ -1,4 +1,4 @@
-"""What can be wrong with learning: nothing was learnt, entropy, critics, and too few skills in memory."""
+"""Problems of learning: nothing was learnt, entropy, critics, and too few skills in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def never_trained(exam: Examination) -> str | None:
     read=_METRA,
 )
 def entropy_collapsed(exam: Examination) -> str | None:
-    """The learnt entropy coefficient is next to nothing: the actor no longer explores."""
+    """The learnt entropy coefficient is almost 0: the actor no longer explores."""
     dual = _entropy_dual(exam)
     if not dual.learnable:
         raise CannotTell("the entropy coefficient is fixed")
@@ -45,11 +45,11 @@ def entropy_collapsed(exam: Examination) -> str | None:
 @check(
     "error",
     healthy="a coefficient between 0.003 and 0.1 while rewards are at most 1",
-    remedy="begin lower (ent_coef='auto_0.01'), lower target_entropy, which is -|A|/2 unless given, or fix ent_coef",
+    remedy="start lower (ent_coef='auto_0.01'), lower target_entropy (default: -|A|/2), or fix ent_coef",
     read=_METRA,
 )
 def entropy_exploding(exam: Examination) -> str | None:
-    """The entropy coefficient outweighs the reward: the actor is paid for noise."""
+    """The entropy coefficient outweighs the reward: the actor is rewarded for noise."""
     value, reward = float(_entropy_dual(exam).value), max(1.0, exam.reward_scale)
     if value <= reward:
         return None
@@ -70,14 +70,14 @@ def _entropy(exam: Examination) -> str:
 @check(
     "error",
     healthy="values within what rewards can add up to, max|r| / (1 - gamma)",
-    remedy="a smaller learning_rate or tau, layer_norm=True in policy_kwargs, and a look at the scale of observations",
+    remedy="a smaller learning_rate or tau, or layer_norm=True in policy_kwargs; check the scale of observations",
     read=_METRA,
 )
 def critics_diverge(exam: Examination) -> str | None:
-    """The critics promise more than any sequence of rewards is worth."""
+    """The critics' values exceed any sum of rewards."""
     gamma = exam.number("gamma")
     if gamma >= 1.0:
-        raise CannotTell("gamma is 1, and values have no bound")
+        raise CannotTell("gamma is 1, so values have no bound")
     reward = max(1.0, exam.reward_scale)
     bound = (reward + float(_entropy_dual(exam).value) * exam.action_dim) / (1.0 - gamma)
     values = {"the critics' values on the rollouts": float(np.abs(exam.q_values).max())}
@@ -90,17 +90,19 @@ def critics_diverge(exam: Examination) -> str | None:
 @check(
     "warning",
     healthy="hundreds of episodes in memory, each with its skill, and each discrete skill several times",
-    remedy="a larger buffer_size; images are kept once each, so that a million transitions may fit",
+    remedy="a larger buffer_size; images are kept once each, so a million transitions may fit",
     read=_METRA,
 )
 def few_skills_in_memory(exam: Examination) -> str | None:
-    """Replay holds so few episodes that phi and critics see a handful of skills."""
+    """Replay holds so few episodes that phi and critics see only a few skills."""
     length = float(np.median([len(trajectory) for trajectory in exam.trajectories]))
     episodes = exam.number("buffer_size") / length
     wanted = max(_MIN_EPISODES, 2 * exam.prior.dim if exam.prior.discrete else 0)
     if episodes >= wanted:
         return None
-    return f"memory holds {episodes:.0f} episodes of {length:.0f} steps, and as many skills at most; {wanted} are few"
+    return (
+        f"memory holds at most {episodes:.0f} episodes of {length:.0f} steps and as many skills; {wanted} is the least"
+    )
 
 
 CHECKS = (never_trained, entropy_collapsed, entropy_exploding, critics_diverge, few_skills_in_memory)

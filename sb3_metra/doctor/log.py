@@ -1,4 +1,4 @@
-"""The log of a run, as the doctor reads it: the newest part of a column, or why there is none."""
+"""The log of a run: the newest part of a column, or the reason why there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with phi: its constraint, its directions, and what it tells of a state."""
+"""Problems of phi: its constraint, its directions, and what it shows of a state."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _PAIRS = 20_000  # of states whose distances are compared
 
 @check(
     "error",
-    healthy="a few per cent of the transitions violate the constraint, and λ stays where they do",
-    remedy="a smaller dual_lambda or a larger learning_rate, so that λ gets down sooner; then a larger "
-    "objective_batch_size, so that each batch holds some of the few transitions that count",
+    healthy="a few per cent of the transitions violate the constraint, and λ is level",
+    remedy="a smaller dual_lambda or a larger learning_rate, so that λ falls sooner; then a larger "
+    "objective_batch_size, so that each batch holds some of the transitions that bind the constraint",
     read=_METRA,
 )
 def constraint_never_engaged(exam: Examination) -> str | None:
-    """λ falls while nothing violates the constraint: λ itself holds phi short, and the reward is nearly nothing."""
+    """λ falls while nothing violates the constraint: λ keeps phi's steps short, and the reward is almost 0."""
     _dual(exam)
     try:
         violation, dual_lambda = exam.log.tail("constraint_violation"), exam.log.tail("dual_lambda")
     except CannotTell:
         steps = _steps(exam)
         longest = float(np.quantile(steps, 0.99))
-        return None if longest >= 0.1 else f"99 % of phi's steps are shorter than {longest:.2g}, and may be 1 long"
+        return None if longest >= 0.1 else f"99 % of phi's steps are shorter than {longest:.2g}, where 1 is allowed"
     if violation.mean() >= 1e-3 or dual_lambda[-1] > dual_lambda[0]:
         return None
     lengths = exam.log.in_words("displacement_norm", "phi's steps are {} long")
@@ -44,7 +44,7 @@ def constraint_never_engaged(exam: Examination) -> str | None:
 @check(
     "error",
     healthy="at most a tenth of the transitions violate the constraint",
-    remedy="a larger dual_lambda, and a dual_slack that lets λ grow; look whether λ is learnt at all",
+    remedy="a larger dual_lambda, and a dual_slack that lets λ grow; check that λ is learnt at all",
     read=_METRA,
 )
 def constraint_violated(exam: Examination) -> str | None:
@@ -54,7 +54,7 @@ def constraint_violated(exam: Examination) -> str | None:
         violation = exam.log.tail("constraint_violation")
     except CannotTell:
         size = float(np.sqrt(np.mean(np.square(_steps(exam)))))
-        return None if size <= 2.0 else f"phi's steps are {size:.3g} long in the root mean square, and may be 1 long"
+        return None if size <= 2.0 else f"the root mean square of phi's steps is {size:.3g}, where 1 is allowed"
     if np.median(violation) <= 0.5:
         return None
     lengths = exam.log.in_words("displacement_norm", "phi's steps are {} long")
@@ -81,18 +81,18 @@ def _steps(exam: Examination) -> np.ndarray:
 @check(
     "error",
     healthy="skills move phi along as many directions as there are: a participation ratio of at least 1.5 in the plane",
-    remedy="train on if it is early; else a larger objective_batch_size, more skills in memory, or GenDa, which "
-    "spreads directions; skill_dim=1 if the body has one way only",
+    remedy="train longer if the run is young; otherwise a larger objective_batch_size, more skills in memory, or "
+    "GenDa, which spreads directions; skill_dim=1 if the body can only move along a line",
     read=_METRA,
 )
 def phi_one_direction(exam: Examination) -> str | None:
-    """All skills move phi along one line, so that half of them walk the same way."""
+    """All skills move phi along one line, so half of them do the same."""
     moves, prior = exam.moves, exam.prior
     wanted = prior.dim - 1 if prior.discrete else prior.dim
     with suppress(CannotTell):
         wanted = min(wanted, exam.coordinates[0].shape[1])
     if wanted < 2:
-        raise CannotTell("the skills or the places have one direction only")
+        raise CannotTell("the skills or the places have only one direction")
     squares = np.square(np.linalg.svd(moves, compute_uv=False))
     if not squares.sum() > 0:
         raise CannotTell("phi does not move")
@@ -110,9 +110,9 @@ def phi_one_direction(exam: Examination) -> str | None:
 
 @check(
     "error",
-    healthy="distances in phi and in the world go together: correlations of 0.9 and more",
-    remedy="give phi the places: positions in the observation at the scale of the rest (normalize_steps=True in "
-    "phi_kwargs), or a floor that tells places apart in images",
+    healthy="distances in phi and in the world agree: correlations of at least 0.9",
+    remedy="show phi the places: positions in the observation at the scale of the rest (normalize_steps=True in "
+    "phi_kwargs), or a floor whose colour shows the place in images",
     read="docs/guide/environments.md",
 )
 def phi_ignores_places(exam: Examination) -> str | None:
@@ -136,9 +136,9 @@ def phi_ignores_places(exam: Examination) -> str | None:
 
 @check(
     "error",
-    healthy="phi gets somewhere: what it moves over an episode is half and more of the way that it takes",
-    remedy="look at whether the observation shows where the body is, and whether positions are small beside joints and "
-    "velocities (normalize_steps=True in phi_kwargs); train on if it is early",
+    healthy="phi gets somewhere: its displacement over an episode is at least half of its path",
+    remedy="check that the observation shows where the body is, and that positions are not small beside joints and "
+    "velocities (normalize_steps=True in phi_kwargs); train longer if the run is young",
     read="docs/guide/environments.md",
 )
 def phi_tells_postures(exam: Examination) -> str | None:
@@ -150,7 +150,7 @@ def phi_tells_postures(exam: Examination) -> str | None:
     straightness = float(np.median(moved / lengths))
     if straightness >= 0.1:
         return None
-    return f"phi's way over an episode is {np.median(lengths):.3g} long and leads {np.median(moved):.2g} far"
+    return f"phi's path over an episode is {np.median(lengths):.3g} long, its displacement {np.median(moved):.2g}"
 
 
 CHECKS = (constraint_never_engaged, constraint_violated, phi_one_direction, phi_ignores_places, phi_tells_postures)

@@ -1,4 +1,4 @@
-"""What can be wrong with skills: the actor does not listen, the body stands, or it lies on its back."""
+"""Problems of skills: the actor ignores them, the body stands still, or it lies on its back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sb3_metra.doctor.findings import CannotTell, check
 
 @check(
     "error",
-    healthy="two skills act 0.6 apart and more at the same observation, where 2 is from one bound to the other",
-    remedy="train on if it is early; a larger actor_gain in policy_kwargs lets the first actions depend on the skill; "
-    "look at whether the reward moves (train/intrinsic_reward) and whether entropy outweighs it",
+    healthy="actions of two skills at the same observation are at least 0.6 apart, of 2",
+    remedy="train longer if the run is young; a larger actor_gain in policy_kwargs lets first actions depend on the "
+    "skill; check that train/intrinsic_reward moves and that entropy does not outweigh it",
     read="docs/modules/metra.md",
 )
 def actor_ignores_skill(exam: Examination) -> str | None:
-    """The actor does the same whatever the skill."""
+    """The actor ignores the skill."""
     actions = exam.skill_actions
     n = actions.shape[1]
     apart = np.sqrt(np.square(actions[:, :, None] - actions[:, None]).mean(axis=-1))
@@ -29,7 +29,7 @@ def actor_ignores_skill(exam: Examination) -> str | None:
 @check(
     "error",
     healthy="skills get farther than random actions: 1.3 times as far early on, 10 to 20 times as far when learnt",
-    remedy="train on if it is early; else look at phi's findings first: without a reward nothing makes the body go",
+    remedy="train longer if the run is young; otherwise fix the findings about phi first: they decide the reward",
     read="docs/modules/evaluation.md",
 )
 def skills_stand_still(exam: Examination) -> str | None:
@@ -47,13 +47,13 @@ def skills_stand_still(exam: Examination) -> str | None:
 
 @check(
     "warning",
-    healthy="the body is on its feet, or on its way, for most of an episode",
-    remedy="end training episodes there (terminate_on_back=True of the bodies of this package), so that memory holds "
-    "something else; or train on until skills get up",
+    healthy="the body is on its feet, or moving, for most of an episode",
+    remedy="end training episodes there (terminate_on_back=True of this package's bodies), so that memory holds "
+    "something else; or train until skills get up",
     read="docs/guide/environments.md",
 )
 def absorbing_state(exam: Examination) -> str | None:
-    """Most of the time passes where the body has fallen, or has stopped for good."""
+    """The body has fallen, or has stopped for good, for most of the time."""
     lying = exam.share_on_back
     if lying is not None and lying > 0.5:
         return f"the body lies on its back at {lying:.0%} of the steps"

@@ -1,4 +1,4 @@
-"""What can be wrong with what comes from outside: observations, episodes, seeds, rewards and ends that leak."""
+"""Problems of the environment: observations, episodes, seeds, rewards and ends that leak."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MIN_STEPS = 20
     read=_ENVIRONMENTS,
 )
 def observations_drift(exam: Examination) -> str | None:
-    """VecNormalize goes on learning: the same place looks different later, and phi's distances lose their meaning."""
+    """VecNormalize still changes: the same place looks different later, and phi's distances lose their meaning."""
     normalization = getattr(exam.model, "normalization", None)
     if normalization is None or not normalization.training:
         return None
@@ -29,7 +29,7 @@ def observations_drift(exam: Examination) -> str | None:
 
 @check(
     "error",
-    healthy="components of one scale: at most some hundred, the largest deviation 30 times the median one",
+    healthy="components of one scale: at most a few hundred, the largest deviation 30 times the median one",
     remedy="normalise observations by a fixed mean and deviation",
     read=_ENVIRONMENTS,
 )
@@ -52,7 +52,7 @@ def observations_unequal(exam: Examination) -> str | None:
 @check(
     "warning",
     healthy="50 steps (the paper's Kitchen) to 200 (its bodies)",
-    remedy="a greater max_episode_steps, and no termination that comes before the body gets anywhere",
+    remedy="a larger max_episode_steps, and no termination before the body gets anywhere",
     read=_ENVIRONMENTS,
 )
 def episodes_too_short(exam: Examination) -> str | None:
@@ -68,10 +68,10 @@ def episodes_too_short(exam: Examination) -> str | None:
     read=_ENVIRONMENTS,
 )
 def episodes_terminate(exam: Examination) -> str | None:
-    """Most episodes end by termination: living on counts more than the skill, or a time limit is misreported."""
+    """Most episodes end by termination: surviving matters more than the skill, or a time limit is misreported."""
     terminated, truncated = exam.endings
     if terminated + truncated == 0:
-        raise CannotTell("no episode came to an end of its own")
+        raise CannotTell("the environment ended no episode")
     share, lengths = terminated / (terminated + truncated), {len(trajectory) for trajectory in exam.trajectories}
     if share <= 0.5:
         return None
@@ -82,8 +82,8 @@ def episodes_terminate(exam: Examination) -> str | None:
 @check(
     "warning",
     healthy="every episode begins somewhere else",
-    remedy="a reset that draws from self.np_random and does not seed it; make_vec_env gives each environment a seed of "
-    "its own",
+    remedy="a reset that draws from self.np_random and does not seed it; make_vec_env gives each environment its own "
+    "seed",
     read=_ENVIRONMENTS,
 )
 def starts_repeat(exam: Examination) -> str | None:
@@ -92,7 +92,7 @@ def starts_repeat(exam: Examination) -> str | None:
     if len(starts) <= len(exam.trajectories) // 2:
         return f"{len(exam.trajectories)} episodes begin in {len(starts)} states"
     twins = exam.twin_environments
-    return None if not twins else f"{twins} of the training environments begin as another one does"
+    return None if not twins else f"{twins} of the training environments begin like another one"
 
 
 def _bytes(observation: np.ndarray | dict[str, np.ndarray]) -> bytes:
@@ -102,8 +102,8 @@ def _bytes(observation: np.ndarray | dict[str, np.ndarray]) -> bytes:
 
 @check(
     "error",
-    healthy="an intrinsic reward that is the same whatever the environment pays, and however an episode ends",
-    remedy="let SkillObjective.reward look at observations and skills only",
+    healthy="an intrinsic reward that does not depend on the environment's reward and on ends",
+    remedy="use only observations and skills in SkillObjective.reward",
     read="docs/guide/add_a_method.md",
 )
 def reward_leaks(exam: Examination) -> str | None:
@@ -123,7 +123,7 @@ def reward_leaks(exam: Examination) -> str | None:
 @check(
     "warning",
     healthy="observations of the body and of the world",
-    remedy="leave the component out of the observation; SB3 bootstraps at time limits without a clock",
+    remedy="remove the component from the observation; SB3 bootstraps at time limits without a clock",
     read=_ENVIRONMENTS,
 )
 def observation_leaks(exam: Examination) -> str | None:

@@ -67,7 +67,7 @@ def sac_from_skill(
     :param observation_key: where the model's observation is in a dictionary
     :param kwargs: of SAC; ``learning_starts`` is 0 unless given, since SAC acts at random until then
     :return: the algorithm
-    :raises ValueError: where model and task do not fit, or observations are no vectors
+    :raises ValueError: if model and task do not fit, or observations are no vectors
     """
     prior = require_prior(model)
     skill = prior.validate(check_numbers("skill", skill))

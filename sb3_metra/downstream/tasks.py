@@ -1,4 +1,4 @@
-"""The paper's downstream tasks, as wrappers of any environment that tells its place as ``info["coordinates"]``."""
+"""The paper's downstream tasks, as wrappers of any environment that reports its place as ``info["coordinates"]``."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _HURDLE_SIZE, _HURDLE_HEIGHT = (0.05, 1.0, 0.03), 0.2  # half the edges of a bar
 
 class GoalTask(gym.Wrapper[Any, Any, Any, Any]):
     """
-    Reach a place that the observation tells. The reward is sparse, and the environment's own is left out.
+    Reach a place that the observation shows. The reward is sparse and replaces the environment's.
 
     The observation is a dictionary: ``"observation"``, the environment's own, and ``"goal"``, the place in the unit of
     ``info["coordinates"]``. ``info["is_success"]`` says whether any goal of the episode has been reached so far and
     ``info["goals_reached"]`` how many.
 
-    :param env: an environment that tells ``info["coordinates"]`` at every reset and step
+    :param env: an environment that reports ``info["coordinates"]`` at every reset and step
     :param goal_range: half the edge of the square, or interval, that goals are drawn from: the first one about the
         origin, the next ones about the one before
     :param radius: distance within which a goal is reached
     :param new_goal_every: steps after which the next goal is drawn; ``None``: one goal an episode
     :param reward: ``"stay"`` rewards every step within the radius by 1; ``"reach"`` the first one for each goal, and
         with a single goal the episode ends there
-    :param relative_goal: tell the way from here to the goal instead of the goal's place
-    :raises ValueError: for numbers that are not positive, and an environment that tells no coordinates
+    :param relative_goal: observe the vector to the goal instead of the goal's place
+    :raises ValueError: if a number is not positive, or if the environment reports no coordinates
     """
 
     def __init__(
@@ -149,18 +149,18 @@ class AchieveTask(gym.Wrapper[Any, Any, Any, Any]):
     Achieve one of an environment's tasks. The reward is 1 when it is achieved for the first time, and the episode ends.
 
     The observation is a dictionary: ``"observation"``, the environment's own, and ``"goal"``, a one-hot vector of the
-    task that is asked for, which is drawn at the reset. The environment's own reward is left out.
+    wanted task, which is drawn at the reset. The environment's own reward is left out.
 
-    :param env: an environment that tells, at every reset and step, which of its tasks the episode has achieved so far,
-        by name: ``info["tasks"]``
-    :raises ValueError: where it does not
+    :param env: an environment that reports ``info["tasks"]`` at every reset and step: by name, whether the episode has
+        achieved the task
+    :raises ValueError: if it does not
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(_checked(env))
         info = env.reset()[1]
         if not info.get("tasks"):
-            raise ValueError('env must tell which tasks are achieved as info["tasks"], at every reset and step')
+            raise ValueError('env must report info["tasks"] at every reset and step')
         self.tasks = list(check_tasks('info["tasks"]', info["tasks"]))
         self.task = self.tasks[0]
         goal_space = spaces.Box(0.0, 1.0, (len(self.tasks),), np.float32)
@@ -259,7 +259,7 @@ def _checked(env: Any) -> gym.Env[Any, Any]:
 
 def _coordinates(info: dict[str, Any]) -> np.ndarray:
     if "coordinates" not in info:
-        raise ValueError('env must tell its place as info["coordinates"], at every reset and step')
+        raise ValueError('env must report info["coordinates"] at every reset and step')
     return check_place('info["coordinates"]', info["coordinates"])
 
 

@@ -61,16 +61,16 @@ class SkillActionWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """
     An environment whose action is a skill. A frozen policy follows it, by its mode, for ``skill_length`` steps.
 
-    The reward is the sum over those steps. If the episode ends on the way, the step ends there and says so. The policy
-    sees what it was trained on: the whole observation, or the part ``observation_key`` of a dictionary, normalised by
-    the statistics that it carries. What a task adds to it, such as a goal, is for whoever chooses the skills. ``info``
-    is that of the last step, with the ``"skill"`` and ``"skill_steps"``, the number of steps that it was followed.
+    The reward is the sum over those steps. If the episode ends on the way, the step ends there. The policy sees what it
+    was trained on: the whole observation, or the part ``observation_key`` of a dictionary, normalised by its stored
+    statistics. ``info`` is that of the last step, with the ``"skill"`` and ``"skill_steps"``, the number of steps that
+    it was followed.
 
     :param env: a task, with actions as the policy gives them
     :param model: what follows skills
     :param skill_length: steps of the environment that a skill is followed (the paper: 25)
     :param observation_key: where the policy's observation is in a dictionary that it was not trained on
-    :raises ValueError: where the length is no positive integer, or the model belongs to another environment
+    :raises ValueError: if the length is no positive integer, or the model belongs to another environment
     """
 
     def __init__(
@@ -108,16 +108,16 @@ class SkillActionWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
 class SkillActionVecWrapper(VecEnvWrapper):
     """
-    :class:`SkillActionWrapper` for many environments, with one call of the frozen policy for all of them at a step.
+    :class:`SkillActionWrapper` for many environments, with one call of the frozen policy per step for all of them.
 
-    Where an episode ends on the way, that environment is reset and waits, while the others go on.
+    If an episode ends on the way, that environment is reset and waits for the others.
 
     :param venv: tasks; a ``DummyVecEnv`` or ``SubprocVecEnv``, as from ``make_vec_env``. Other wrappers of vectorised
         environments, such as ``VecNormalize``, go around this one.
     :param model: what follows skills
     :param skill_length: steps of the environments that a skill is followed (the paper: 25)
     :param observation_key: where the policy's observation is in a dictionary that it was not trained on
-    :raises ValueError: where the length is no positive integer, the model belongs to another environment, or the
+    :raises ValueError: if the length is no positive integer, the model belongs to another environment, or the
         environments are wrapped already
     """
 

@@ -1,4 +1,4 @@
-"""Registers the environments with Gymnasium; the environments themselves are imported when one is made, not here."""
+"""Registers the environments with Gymnasium. They are imported when one is made."""
 
 import importlib
 from typing import Any
@@ -64,10 +64,10 @@ def find_spec(env_id: str) -> EnvSpec:
     """
     Find a registered environment without making it, by any name that ``gymnasium.make`` takes.
 
-    :param env_id: Its name; ``module:name`` imports the module first, which Gymnasium's own ``spec`` does not
-    :return: What is registered under the name
-    :raises gymnasium.error.Error: if nothing is
-    :raises ValueError: if it is no string
+    :param env_id: its name; ``module:name`` imports the module first, which Gymnasium's own ``spec`` does not
+    :return: what is registered under the name
+    :raises gymnasium.error.Error: if nothing is registered
+    :raises ValueError: if it is not a string
     :raises ModuleNotFoundError: if there is no such module
     """
     if not isinstance(env_id, str):

@@ -35,15 +35,15 @@ def make_batch_vec_env(
     """
     Build environments that MuJoCo simulates in a batch, on threads of this process.
 
-    They return to the bit what SB3's ``make_vec_env`` would, at any number of threads. What cannot be batched is built
-    by that function, and a warning says why, once.
+    Their results equal those of SB3's ``make_vec_env`` to the bit, for any number of threads. If an environment cannot
+    be batched, that function builds it, with one warning that says why.
 
-    :param env_id: A registered environment, also as ``module:name``
-    :param n_envs: How many, at least 1
-    :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
-    :param n_threads: How many threads simulate; ``None``: one for each core, and no more than environments
-    :param env_kwargs: Passed to ``gymnasium.make``
-    :return: The vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
+    :param env_id: a registered environment, also as ``module:name``
+    :param n_envs: number of environments, at least 1
+    :param seed: the environments are seeded with ``seed``, ``seed + 1``, ...
+    :param n_threads: number of threads; ``None``: one for each core, at most one for each environment
+    :param env_kwargs: passed to ``gymnasium.make``
+    :return: the vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
     :raises ValueError: if a number is too small, or an environment refuses its arguments
     """
     check_integer("n_envs", n_envs, 1)
@@ -78,14 +78,14 @@ def make_fast_vec_env(
     env_kwargs: dict[str, Any] | None = None,
 ) -> VecEnv:
     """
-    Build environments as SB3's ``make_vec_env``, and in a batch where MuJoCo can simulate them together.
+    Build environments in a batch if MuJoCo can simulate them together, else with SB3's ``make_vec_env``.
 
-    :param env_id: A registered environment, also as ``module:name``
-    :param n_envs: How many, at least 1
-    :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
-    :param n_threads: How many threads simulate a batch; ``None``: one for each core, and no more than environments
-    :param env_kwargs: Passed to ``gymnasium.make``
-    :return: The vectorised environment, whose episodes are monitored
+    :param env_id: a registered environment, also as ``module:name``
+    :param n_envs: number of environments, at least 1
+    :param seed: the environments are seeded with ``seed``, ``seed + 1``, ...
+    :param n_threads: number of threads of a batch; ``None``: one for each core, at most one for each environment
+    :param env_kwargs: passed to ``gymnasium.make``
+    :return: the vectorised environment, whose episodes are monitored
     """
     if can_batch(env_id, env_kwargs):
         return make_batch_vec_env(env_id, n_envs, seed, n_threads, env_kwargs)
@@ -94,22 +94,22 @@ def make_fast_vec_env(
 
 def can_batch(env_id: Any, env_kwargs: dict[str, Any] | None = None) -> bool:
     """
-    Tell whether ``make_batch_vec_env`` builds a batch of an environment; no simulator's model is loaded.
+    Return whether ``make_batch_vec_env`` builds a batch of an environment; no simulator's model is loaded.
 
-    :param env_id: The environment's name, or whatever SB3's ``make_vec_env`` takes
-    :param env_kwargs: Passed to ``gymnasium.make``
-    :return: Whether it does
+    :param env_id: the environment's name, or anything that SB3's ``make_vec_env`` takes
+    :param env_kwargs: passed to ``gymnasium.make``
+    :return: whether it does
     """
     return why_not_batched(env_id, env_kwargs) is None
 
 
 def why_not_batched(env_id: Any, env_kwargs: dict[str, Any] | None = None) -> str | None:
     """
-    Tell why an environment cannot be simulated in a batch.
+    Say why an environment cannot be simulated in a batch.
 
-    :param env_id: The environment's name, or whatever SB3's ``make_vec_env`` takes
-    :param env_kwargs: Passed to ``gymnasium.make``
-    :return: The reason, part of a sentence; ``None`` where it can
+    :param env_id: the environment's name, or anything that SB3's ``make_vec_env`` takes
+    :param env_kwargs: passed to ``gymnasium.make``
+    :return: the reason, part of a sentence; ``None`` if it can
     """
     if not isinstance(env_id, str):
         return "a batch needs the name of a registered environment"
@@ -131,7 +131,7 @@ def count_cores() -> int:
     """
     Count the cores that this process may use.
 
-    :return: Their number
+    :return: their number
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -142,7 +142,7 @@ def spare_threads(overlap: bool) -> int | None:
     """
     Choose the threads of a batch that an algorithm is trained in.
 
-    :param overlap: Whether the algorithm learns beside the environments (its argument ``overlap``)
+    :param overlap: whether the algorithm learns beside the environments (its argument ``overlap``)
     :return: ``n_threads``: all cores but the learner's; without overlap ``None``, the default
     """
     return max(1, count_cores() - 1) if overlap else None
@@ -152,12 +152,12 @@ class BatchVecEnv(DummyVecEnv):
     """
     Environments whose simulations MuJoCo steps together.
 
-    Each environment, with its wrappers, resets itself, counts its steps and is asked or drawn as in a ``DummyVecEnv``;
-    only their steps are taken in a batch. An environment's own simulation follows when ``get_attr``, ``env_method``,
-    ``render`` or ``get_state`` asks for it. Options and models are those that the environments were made with.
+    Each environment, with its wrappers, resets itself and counts its steps as in a ``DummyVecEnv``; only the physics is
+    batched. ``get_attr``, ``env_method``, ``render`` and ``get_state`` first copy the simulation into the environment.
+    Options and models are those that the environments were made with.
 
-    :param env_fns: Functions that make the environments, all of one body and with the same options
-    :param n_threads: How many threads simulate; ``None``: one for each core, and no more than environments
+    :param env_fns: functions that make the environments, all of one body and with the same options
+    :param n_threads: number of threads; ``None``: one for each core, at most one for each environment
     """
 
     def __init__(self, env_fns: list[Callable[[], gym.Env]], n_threads: int | None = None):
@@ -172,7 +172,7 @@ class BatchVecEnv(DummyVecEnv):
 
     @property
     def n_threads(self) -> int:
-        """How many threads simulate."""
+        """Number of threads."""
         return int(self._bodies.batch.nthread)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -219,7 +219,7 @@ class BatchVecEnv(DummyVecEnv):
         """
         Give all that the rest of the episodes depends on: simulations, generators, counters, sums.
 
-        :return: What a ``DummyVecEnv`` of the same environments has as its state, so that either goes on from it;
+        :return: what a ``DummyVecEnv`` of the same environments has as its state, so that either goes on from it;
             ``None`` if one of their wrappers cannot give its own
         """
         self._store()
@@ -227,9 +227,9 @@ class BatchVecEnv(DummyVecEnv):
 
     def set_state(self, state: State) -> None:
         """
-        Go on from a state.
+        Restore a state.
 
-        :param state: What ``get_state`` has given
+        :param state: what ``get_state`` returned
         :raises ValueError: if it is the state of other environments, or of another number of them
         """
         set_states(self.envs, state)
@@ -246,7 +246,7 @@ class BatchVecEnv(DummyVecEnv):
 
 
 class _Stub(gym.Wrapper):
-    """Stands for the innermost environment: its step is what the batch has made of it."""
+    """Replaces the innermost environment; its step returns the batch's result."""
 
     state_names = ()
     outcome: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
@@ -262,8 +262,8 @@ def _put_stub_under(env: Any) -> _Stub:
     """
     Put a stub between an environment and its wrappers.
 
-    :param env: The environment, in one wrapper or more; changed in place
-    :return: The stub
+    :param env: the environment, in one wrapper or more; changed in place
+    :return: the stub
     """
     while env.env is not env.unwrapped:
         env = env.env

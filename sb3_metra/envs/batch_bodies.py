@@ -1,4 +1,4 @@
-"""Steps of many bodies at once: MuJoCo's batch moves them, and arrays give what Gymnasium's bodies would return."""
+"""Steps of many bodies at once: MuJoCo's batch moves them, and arrays hold what Gymnasium's bodies would return."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from sb3_metra.envs.states import get_simulation
 
 
 class Outcome(NamedTuple):
-    """What a step of every body gave; all arrays are the caller's own."""
+    """The result of a step of every body; all arrays are copies."""
 
     observations: np.ndarray
     """(n_bodies, n_dims) float32"""
@@ -27,11 +27,11 @@ class Bodies(ABC):
     """
     Simulations of one model, each beside the environment that it steps for.
 
-    An environment resets itself, and :meth:`load` takes its simulation over; :meth:`store` hands it back, whole, so
-    that the environment can be asked or drawn. Options are those that the first environment has when it comes here.
+    An environment resets itself, and :meth:`load` copies its simulation into the batch. :meth:`store` copies it back to
+    be read or drawn. Options are those of the first environment at construction.
 
-    :param envs: The environments, unwrapped and alike
-    :param n_threads: How many threads share the simulations
+    :param envs: the environments, unwrapped and alike
+    :param n_threads: number of threads that share the simulations
     """
 
     names: ClassVar[tuple[str, ...]]
@@ -46,9 +46,9 @@ class Bodies(ABC):
 
     def load(self, index: int) -> None:
         """
-        Take an environment's simulation over, as after its reset.
+        Copy an environment's simulation into the batch, as after its reset.
 
-        :param index: The environment's number
+        :param index: the environment's number
         """
         env = self.envs[index]
         self.batch.state[index] = get_simulation(env.model, env.data)
@@ -56,9 +56,9 @@ class Bodies(ABC):
 
     def store(self, index: int) -> None:
         """
-        Hand a simulation back to its environment, with all that MuJoCo derived from it.
+        Copy a simulation back to its environment, with everything that MuJoCo derived from it.
 
-        :param index: The environment's number
+        :param index: the environment's number
         """
         if not self._is_stored[index]:
             env = self.envs[index]
@@ -71,7 +71,7 @@ class Bodies(ABC):
         Step every body.
 
         :param actions: ``(n_bodies, n_actions)``
-        :return: What the environments' ``step`` would have returned
+        :return: the results of the environments' ``step``
         """
         before = self._get_places()
         self._ctrl[:] = self.options.controls(actions)
@@ -94,9 +94,9 @@ class Bodies(ABC):
     @abstractmethod
     def _get_places(self) -> np.ndarray:
         """
-        Give what a reward compares.
+        Return what a reward compares.
 
-        :return: Where the bodies are, ``(n_bodies, ...)``; the caller's own
+        :return: where the bodies are, ``(n_bodies, ...)``; a copy
         """
 
     @abstractmethod
@@ -104,10 +104,10 @@ class Bodies(ABC):
         """
         Compute rewards as the environments do, in the same order of operations.
 
-        :param before: Where the bodies were before the step
+        :param before: where the bodies were before the step
         :param actions: ``(n_bodies, n_actions)``
-        :param state: Positions, velocities and activations after the step, ``(n_bodies, n_dims)``
-        :return: ``(n_bodies,)``, and what belongs into the infos, ``(n_bodies, len(names))``
+        :param state: positions, velocities and activations after the step, ``(n_bodies, n_dims)``
+        :return: ``(n_bodies,)``, and what the infos hold, ``(n_bodies, len(names))``
         """
 
 

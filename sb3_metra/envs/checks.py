@@ -1,4 +1,4 @@
-"""Checks of what environments are asked for: one sentence that names the argument, what came and what is expected."""
+"""Checks of arguments of environments: one sentence that names the argument, what came and what is expected."""
 
 import math
 from collections.abc import Collection
@@ -11,9 +11,9 @@ def check_integer(name: str, value: Any, smallest: int) -> None:
     """
     Refuse anything but an integer that is large enough.
 
-    :param name: Name of the argument
-    :param value: What came
-    :param smallest: The smallest integer that is allowed
+    :param name: name of the argument
+    :param value: the given value
+    :param smallest: the smallest integer that is allowed
     :raises ValueError: for anything else
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
@@ -22,9 +22,9 @@ def check_integer(name: str, value: Any, smallest: int) -> None:
 
 def is_number(value: Any) -> bool:
     """
-    Tell whether something is a finite number.
+    Return whether something is a finite number.
 
-    :param value: What came
+    :param value: the given value
     """
     return (
         isinstance(value, int | float | np.number)
@@ -37,10 +37,10 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: f
     """
     Refuse anything but a finite number that is large enough.
 
-    :param name: Name of the argument
-    :param value: What came
-    :param above: What it must be greater than
-    :param at_least: What it must not be less than
+    :param name: name of the argument
+    :param value: the given value
+    :param above: what it must be greater than
+    :param at_least: what it must not be less than
     :raises ValueError: for anything else
     """
     if not is_number(value) or value <= above or value < at_least:
@@ -52,23 +52,23 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: f
 
 def check_range(name: str, value: Any) -> None:
     """
-    Refuse anything but two numbers, the lower one ahead.
+    Refuse anything but two numbers, the lower first.
 
-    :param name: Name of the argument
-    :param value: What came
+    :param name: name of the argument
+    :param value: the given value
     :raises ValueError: for anything else
     """
     is_pair = isinstance(value, tuple | list | np.ndarray) and len(value) == 2
     if not is_pair or not all(isinstance(x, int | float | np.number) for x in value) or not value[0] < value[1]:
-        raise ValueError(f"{name} must be two numbers, the lower one ahead, got {value!r}.")
+        raise ValueError(f"{name} must be two numbers, the lower first, got {value!r}.")
 
 
 def check_flag(name: str, value: Any) -> None:
     """
     Refuse anything but True and False; "no" would count as true.
 
-    :param name: Name of the argument
-    :param value: What came
+    :param name: name of the argument
+    :param value: the given value
     :raises ValueError: for anything else
     """
     if not isinstance(value, bool | np.bool_):
@@ -77,12 +77,12 @@ def check_flag(name: str, value: Any) -> None:
 
 def check_picture(render_mode: Any, width: Any, height: Any, modes: Collection[str] = ("rgb_array",)) -> None:
     """
-    Refuse what no picture can be drawn with.
+    Refuse arguments that no picture can be drawn with.
 
-    :param render_mode: One of the modes, or ``None``
-    :param width: Width of a picture in pixels
-    :param height: Height of a picture in pixels
-    :param modes: What the environment can render
+    :param render_mode: one of the modes, or ``None``
+    :param width: width of a picture in pixels
+    :param height: height of a picture in pixels
+    :param modes: modes that the environment can render
     :raises ValueError: for anything else
     """
     if render_mode is not None and not (isinstance(render_mode, str) and render_mode in modes):
@@ -96,9 +96,9 @@ def check_action(action: Any, shape: tuple[int, ...]) -> np.ndarray:
     """
     Refuse an action of another shape, or one that is not of numbers.
 
-    :param action: What came as the action
-    :param shape: The shape of an action
-    :return: The action in float64
+    :param action: the given action
+    :param shape: the shape of an action
+    :return: the action in float64
     :raises ValueError: for anything else
     """
     numbers = action if type(action) is np.ndarray and action.shape == shape else np.asarray(action)

@@ -1,4 +1,4 @@
-"""Tasks of the dm_control suite seen through a camera, on a floor whose colour tells the place."""
+"""Tasks of the dm_control suite seen through a camera, on a floor whose colour shows the place."""
 
 from typing import Any
 
@@ -29,8 +29,8 @@ def find_floor(model: mujoco.MjModel) -> int:
     """
     Find the floor of a model: a level plane of the world, of finite size, with a textured material.
 
-    :param model: The model
-    :return: The floor's number among the model's geoms
+    :param model: the model
+    :return: the floor's number among the model's geoms
     """
     for index in range(model.ngeom):
         geom = model.geom(index)
@@ -52,12 +52,12 @@ def color_floor(model: mujoco.MjModel, floor_size: float | None = None) -> None:
     """
     Spread one texture over the whole floor: red grows along x, green along y, blue is the same everywhere.
 
-    Along either axis a colour goes from 0 at one edge of the floor to 255 at the other. To be called before anything is
-    drawn, because a renderer reads the textures only once.
+    Along either axis a colour goes from 0 at one edge of the floor to 255 at the other. Call it before anything
+    is drawn, because a renderer reads the textures only once.
 
-    :param model: The model, changed in place
-    :param floor_size: Half the width of the floor, metres, which lies about the origin then. That is what is drawn: it
-        carries a body beyond its edges, too. ``None``: as the model has it
+    :param model: the model, changed in place
+    :param floor_size: half the width of the floor, metres, about the origin; the body can walk beyond the drawn
+        edges. ``None``: as in the model
     :raises ValueError: if the model has no floor
     """
     floor = find_floor(model)
@@ -79,33 +79,32 @@ def color_floor(model: mujoco.MjModel, floor_size: float | None = None) -> None:
 
 class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     """
-    A task of the dm_control suite as METRA's paper uses it: pixels, repeated actions, a floor that tells the place.
+    A task of the dm_control suite as METRA's paper uses it: pixels, repeated actions, a floor that shows the place.
 
     The observation is a stack of the latest frames, ``(3 * frame_stack, frame_size, frame_size)`` uint8, the oldest
-    ahead; the first of an episode is repeated. Actions lie in [-1, 1] and are scaled to every joint's bounds. The
+    first; the first of an episode is repeated. Actions lie in [-1, 1] and are scaled to every joint's bounds. The
     reward is the task's, summed over the repeats. ``info["coordinates"]`` is the body's ``(x, y)`` in metres. The
     suite's own time limit is lifted: ``make_pixel_env`` and the registered environments truncate instead.
 
-    :param domain: Domain of the suite, e.g. ``"quadruped"``
-    :param task: Task of the domain, e.g. ``"run"``
-    :param camera: Number or name of the model's camera; -1 is a free camera that shows the whole model
-    :param frame_size: Height and width of a frame in pixels, at least 46
-    :param frame_stack: How many frames make an observation
-    :param action_repeat: For how many of the suite's steps an action is kept
-    :param color_floor: Whether the floor's colour tells the place; otherwise the floor is the task's own
+    :param domain: domain of the suite, e.g. ``"quadruped"``
+    :param task: task of the domain, e.g. ``"run"``
+    :param camera: number or name of the model's camera; -1 is a free camera that shows the whole model
+    :param frame_size: height and width of a frame in pixels, at least 46
+    :param frame_stack: number of frames in an observation
+    :param action_repeat: number of the suite's steps for which an action is kept
+    :param color_floor: whether the floor's colour shows the place; otherwise the floor is the task's
     :param quality: ``"full"`` draws as dm_control does; ``"fast"`` leaves out shadows, reflections and smooth edges
-    :param body: Name of the body whose place the coordinates are; the torso, or else the model's first body, by default
-    :param floor_size: Half the width of the coloured floor, metres, about the origin; beyond its edges nothing is
-        drawn, and the body walks on. ``None``: as wide as the task has it, and where
-    :param upright: Whether an episode begins on the feet: the default pose, the root's quaternion (1, 0, 0, 0) with a
+    :param body: name of the body whose place the coordinates are; by default the torso, or else the model's first body
+    :param floor_size: half the width of the coloured floor, metres, about the origin; the body can walk
+        beyond the drawn edges. ``None``: as in the task
+    :param upright: whether an episode begins on the feet: the default pose, the root's quaternion (1, 0, 0, 0) with a
         noise of 0.02 (standard deviation), the feet just above the floor; otherwise as the task begins
-    :param terminate_on_back: Whether an episode terminates once the body's upward axis points below the horizon. An
-        option for training, which goes with ``upright``: with it the task is no longer that of the paper, so leave it
-        off where coverage is measured.
-    :param task_kwargs: Passed to the task's constructor
+    :param terminate_on_back: whether an episode terminates once the body's upward axis points below the horizon. For
+        training only, with ``upright``: it changes the paper's task, so measure coverage without it
+    :param task_kwargs: passed to the task's constructor
     :param render_mode: ``"rgb_array"`` or ``None``
-    :param width: Width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
-    :param height: Height of the pictures that ``render`` draws, in pixels
+    :param width: width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
+    :param height: height of the pictures that ``render`` draws, in pixels
     """
 
     def __init__(
@@ -227,9 +226,9 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
 
     def _stand_up(self, start: int) -> None:
         """
-        Begin anew in the default pose, nearly upright, as low as nothing touches: the METRA authors' Quadruped does so.
+        Begin anew in the default pose, nearly upright, just above contact, like the METRA authors' Quadruped.
 
-        :param start: The first place of the root's free joint in ``qpos``
+        :param start: the first place of the root's free joint in ``qpos``
         :raises ValueError: if something touches at any height, as where a body's parts touch each other in that pose
         """
         qpos = stand_up(self.model, self.data, start, draw_tilt(self.np_random))
@@ -238,7 +237,7 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
 
     def get_state(self) -> State:
         """
-        Give all that the rest of the episode depends on, but for what a task keeps in MuJoCo's model.
+        Return everything that the rest of the episode depends on, except what a task keeps in MuJoCo's model.
 
         :return: NumPy arrays and JSON values
         """
@@ -247,9 +246,9 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
 
     def set_state(self, state: State) -> None:
         """
-        Go on from a state.
+        Restore a state.
 
-        :param state: What ``get_state`` has given
+        :param state: what ``get_state`` returned
         :raises ValueError: if it is the state of another environment
         """
         super().set_state(state)
@@ -271,11 +270,11 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
 
     def goal_observation(self, goal: np.ndarray) -> np.ndarray:
         """
-        Observe the body at rest in the model's default pose, at a place; the running episode is left alone.
+        Observe the body at rest in the model's default pose, at a place; the running episode does not change.
 
-        :param goal: The place, ``(2,)``, as in ``info["coordinates"]``, metres
-        :return: An observation: the frame of that place, repeated over the stack
-        :raises ValueError: where the goal is no place, or the task's joints do not let the body go there
+        :param goal: the place, ``(2,)``, as in ``info["coordinates"]``, metres
+        :return: an observation: the frame of that place, repeated over the stack
+        :raises ValueError: if the goal is no place, or the task's joints do not let the body go there
         """
         return self._frames.repeat(self._draw_state(stand_at(self.model, self._body_index, goal)))
 
@@ -289,13 +288,13 @@ def make_pixel_env(
     """
     Make a pixel environment of any task of the dm_control suite.
 
-    :param domain: Domain of the suite, e.g. ``"walker"``
-    :param task: Task of the domain, e.g. ``"walk"``
-    :param max_episode_steps: The agent's steps after which an episode is truncated, or ``None`` for no limit
-    :param kwargs: Passed to ``DMCPixelEnv``: ``camera``, ``frame_size``, ``frame_stack``, ``action_repeat``,
+    :param domain: domain of the suite, e.g. ``"walker"``
+    :param task: task of the domain, e.g. ``"walk"``
+    :param max_episode_steps: the agent's steps after which an episode is truncated, or ``None`` for no limit
+    :param kwargs: passed to ``DMCPixelEnv``: ``camera``, ``frame_size``, ``frame_stack``, ``action_repeat``,
         ``color_floor``, ``quality``, ``render_mode``, ...
-    :return: The environment
-    :raises ValueError: for arguments that cannot work
+    :return: the environment
+    :raises ValueError: if an argument is wrong
     """
     if max_episode_steps is not None:
         check_integer("max_episode_steps", max_episode_steps, 1)

@@ -30,18 +30,18 @@ class _Rooms(MiniGridFourRooms):
 
 class FourRoomsEnv(gym.Env):
     """
-    MiniGrid's four rooms with 260 free cells, from the middle of a room, without a goal: there is only where to go.
+    MiniGrid's four rooms with 260 free cells, without a goal; episodes start in the middle of a room.
 
     The observation is the place, from the middle and in units of 5 cells, and the direction as a unit vector,
     ``(4,)`` float32. Actions turn left, turn right, and go forward. ``info["coordinates"]`` is the cell ``(x, y)``,
-    from 1 to 17, and ``info["tasks"]`` says of each room whether the episode has been in it, at the reset and at every
+    from 1 to 17, and ``info["tasks"]`` says for each room whether the episode has visited it, at the reset and at every
     step. The reward is the number of rooms that are entered for the first time in the episode. It never terminates.
 
-    :param layout: Where the gates are: the seed that MiniGrid draws them with
-    :param start: The room in whose middle episodes begin, in a random direction
+    :param layout: where the gates are: the seed that MiniGrid draws them with
+    :param start: the room in whose middle episodes begin, in a random direction
     :param render_mode: ``"rgb_array"`` or ``None``
-    :param width: Width of the pictures that ``render`` draws, in pixels
-    :param height: Height of the pictures that ``render`` draws, in pixels
+    :param width: width of the pictures that ``render`` draws, in pixels
+    :param height: height of the pictures that ``render`` draws, in pixels
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  # as in Gymnasium
@@ -96,11 +96,11 @@ class FourRoomsEnv(gym.Env):
 
     def goal_observation(self, goal: Any) -> np.ndarray:
         """
-        Observe a room's middle, or another cell, looking east; the running episode is left alone.
+        Observe a room's middle, or another cell, looking east; the running episode does not change.
 
-        :param goal: A room's name, or a cell ``(x, y)``
-        :return: An observation
-        :raises ValueError: where the goal is neither
+        :param goal: a room's name, or a cell ``(x, y)``
+        :return: an observation
+        :raises ValueError: if the goal is neither
         """
         if isinstance(goal, str):
             if goal not in ROOMS:
@@ -129,7 +129,7 @@ class FourRoomsEnv(gym.Env):
 
     def get_state(self) -> State:
         """
-        Give all that the rest of the episode depends on.
+        Return everything that the rest of the episode depends on.
 
         :return: NumPy arrays and JSON values
         """
@@ -138,9 +138,9 @@ class FourRoomsEnv(gym.Env):
 
     def set_state(self, state: State) -> None:
         """
-        Go on from a state.
+        Restore a state.
 
-        :param state: What ``get_state`` has given
+        :param state: what ``get_state`` returned
         :raises ValueError: if it is the state of another environment
         """
         state = check_state(state, self.get_state())

@@ -11,10 +11,10 @@ SMALLEST_FRAME = 46
 
 class FrameStack:
     """
-    The most recent frames, channels first, the oldest ahead; the first frame of an episode is repeated.
+    The most recent frames, channels first, the oldest first; the first frame of an episode is repeated.
 
-    :param n_frames: How many frames make an observation, at least 1
-    :param frame_size: Height and width of a frame in pixels, at least 46
+    :param n_frames: number of frames in an observation, at least 1
+    :param frame_size: height and width of a frame in pixels, at least 46
     """
 
     def __init__(self, n_frames: int, frame_size: int):
@@ -26,7 +26,7 @@ class FrameStack:
 
     @property
     def frames(self) -> np.ndarray:
-        """The stack as it is, ``(3 * n_frames, frame_size, frame_size)``; the caller's own."""
+        """The stack as it is, ``(3 * n_frames, frame_size, frame_size)``; a copy."""
         return self._frames.copy()
 
     @frames.setter
@@ -37,8 +37,8 @@ class FrameStack:
         """
         Begin an episode.
 
-        :param frame: Its first frame, ``(frame_size, frame_size, 3)`` uint8
-        :return: That frame ``n_frames`` times, ``(3 * n_frames, frame_size, frame_size)``; the caller's own
+        :param frame: its first frame, ``(frame_size, frame_size, 3)`` uint8
+        :return: that frame ``n_frames`` times, ``(3 * n_frames, frame_size, frame_size)``; a copy
         """
         self._frames = self.repeat(frame)
         return self._frames.copy()
@@ -48,7 +48,7 @@ class FrameStack:
         Observe one frame for ever; the episode's own frames stay as they are.
 
         :param frame: ``(frame_size, frame_size, 3)`` uint8
-        :return: That frame ``n_frames`` times, ``(3 * n_frames, frame_size, frame_size)``; the caller's own
+        :return: that frame ``n_frames`` times, ``(3 * n_frames, frame_size, frame_size)``; a copy
         """
         return np.tile(frame.transpose(2, 0, 1), (self.n_frames, 1, 1))
 
@@ -57,7 +57,7 @@ class FrameStack:
         Take the next frame and drop the oldest.
 
         :param frame: ``(frame_size, frame_size, 3)`` uint8
-        :return: The stack, ``(3 * n_frames, frame_size, frame_size)``; the caller's own
+        :return: the stack, ``(3 * n_frames, frame_size, frame_size)``; a copy
         """
         self._frames = np.concatenate((self._frames[3:], frame.transpose(2, 0, 1)))
         return self._frames.copy()

@@ -1,4 +1,4 @@
-"""What is asked of a goal that ``goal_observation`` turns into an observation; each environment draws its own."""
+"""Checks of the goals of ``goal_observation``."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import numpy as np
 
 def check_place(goal: Any, n_coordinates: int, name: str = "goal") -> np.ndarray:
     """
-    Refuse a goal that is no place.
+    Refuse a goal that is not a place.
 
-    :param goal: What came as the goal
-    :param n_coordinates: How many coordinates a place has
-    :param name: What it is, for the error
-    :return: The place, ``(n_coordinates,)`` float64; the caller's own
-    :raises ValueError: where it has another shape, or is not of finite numbers
+    :param goal: the given goal
+    :param n_coordinates: how many coordinates a place has
+    :param name: what it is, for the error
+    :return: the place, ``(n_coordinates,)`` float64; a copy
+    :raises ValueError: if it has another shape, or is not of finite numbers
     """
     try:
         place = np.array(goal, dtype=np.float64)

@@ -35,10 +35,10 @@ def robot_joints(model: mujoco.MjModel, data: mujoco.MjData, names: Any) -> tupl
     """
     Read the robot's joints, each of which has one coordinate, as ``robot_get_obs`` of Gymnasium-Robotics does.
 
-    :param model: The model
-    :param data: Its state
-    :param names: Names of joints; the robot's begin with ``"robot"``
-    :return: Positions and velocities, each ``(n_robot_joints,)``; the caller's own
+    :param model: the model
+    :param data: its state
+    :param names: names of joints; the robot's begin with ``"robot"``
+    :return: positions and velocities, each ``(n_robot_joints,)``; a copy
     """
     joints = [model.joint(name) for name in names if name.startswith("robot")]
     positions = data.qpos[[int(joint.qposadr[0]) for joint in joints]]
@@ -47,12 +47,12 @@ def robot_joints(model: mujoco.MjModel, data: mujoco.MjData, names: Any) -> tupl
 
 def repair_robot_joints() -> bool:
     """
-    Let Gymnasium-Robotics read joints on MuJoCo 3.12 and newer, where its own function fails.
+    Let Gymnasium-Robotics read joints with MuJoCo 3.12 and newer, which its own function cannot.
 
-    It looks a joint's type, a NumPy integer, up among MuJoCo's names for types; since 3.12 the two are never equal.
-    Where they still are, nothing is changed.
+    It compares a joint's type, a NumPy integer, with MuJoCo's enum; since 3.12 the two are never equal. If they still
+    are, nothing is changed.
 
-    :return: Whether its function had to be replaced
+    :return: whether its function had to be replaced
     """
     hinge = mujoco.mjtJoint.mjJNT_HINGE
     if np.int32(int(hinge)) in (hinge,):
@@ -66,18 +66,18 @@ class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     A Franka arm in a kitchen with six things to do, seen through the paper's camera.
 
     The observation is a stack of the latest frames, ``(3 * frame_stack, frame_size, frame_size)`` uint8, the oldest
-    ahead; the first of an episode is repeated. Actions lie in [-1, 1], one for each of the arm's seven joints and two
+    first; the first of an episode is repeated. Actions lie in [-1, 1], one for each of the arm's seven joints and two
     fingers: wanted velocities. ``info["tasks"]`` says of every task whether it has been achieved in this episode, at
     reset and at every step. The reward is the number of tasks that are achieved for the first time in the episode.
     It never terminates.
 
-    :param frame_size: Height and width of a frame in pixels, at least 46
-    :param frame_stack: How many frames make an observation
-    :param quality: ``"full"`` draws all; ``"fast"`` leaves out reflections, smooth edges and every shadow but that of
-        the hood, which keeps its lamp from the hob until it is switched on
+    :param frame_size: height and width of a frame in pixels, at least 46
+    :param frame_stack: number of frames in an observation
+    :param quality: ``"full"`` draws all; ``"fast"`` leaves out reflections, smooth edges and every shadow except
+        the hood's, which keeps its lamp from the hob until it is switched on
     :param render_mode: ``"rgb_array"`` or ``None``
-    :param width: Width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
-    :param height: Height of the pictures that ``render`` draws, in pixels
+    :param width: width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
+    :param height: height of the pictures that ``render`` draws, in pixels
     """
 
     _shadows = True
@@ -136,11 +136,11 @@ class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
 
     def goal_observation(self, goal: str) -> np.ndarray:
         """
-        Observe the kitchen as an episode begins, but with one task achieved; the running episode is left alone.
+        Observe the kitchen at the start of an episode, but with one task achieved; the running episode does not change.
 
-        :param goal: The task, one of ``TASKS``
-        :return: An observation: the frame of that kitchen, repeated over the stack
-        :raises ValueError: where there is no such task
+        :param goal: the task, one of ``TASKS``
+        :return: an observation: the frame of that kitchen, repeated over the stack
+        :raises ValueError: if there is no such task
         """
         if not isinstance(goal, str) or goal not in TASKS:
             raise ValueError(f"goal must name a task, one of {list(TASKS)}, got {goal!r}.")
@@ -152,7 +152,7 @@ class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
 
     def get_state(self) -> State:
         """
-        Give all that the rest of the episode depends on.
+        Return everything that the rest of the episode depends on.
 
         :return: NumPy arrays and JSON values
         """
@@ -166,9 +166,9 @@ class KitchenPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
 
     def set_state(self, state: State) -> None:
         """
-        Go on from a state.
+        Restore a state.
 
-        :param state: What ``get_state`` has given
+        :param state: what ``get_state`` returned
         :raises ValueError: if it is the state of another environment
         """
         super().set_state(state)

@@ -39,27 +39,27 @@ def load_normalization(name: str) -> tuple[np.ndarray, np.ndarray]:
     """
     Read the fixed normalisation of one environment's observations.
 
-    :param name: The environment's id, e.g. ``"sb3_metra/Ant-v0"``
-    :return: The mean and the standard deviation of every dimension, each ``(n_dims,)`` in float64
+    :param name: the environment's id, e.g. ``"sb3_metra/Ant-v0"``
+    :return: the mean and the standard deviation of every dimension, each ``(n_dims,)`` in float64
     """
     measured = json.loads(NORMALIZATION_PATH.read_text(encoding="utf-8"))["environments"]
     if name not in measured:
-        raise ValueError(f"name must be one of {sorted(measured)}, the environments that were measured; got {name!r}.")
+        raise ValueError(f"name must be one of {sorted(measured)}, the measured environments, got {name!r}.")
     return np.array(measured[name]["mean"]), np.array(measured[name]["std"])
 
 
 def check_body(normalize: Any, kwargs: dict[str, Any], fixed: set[str]) -> None:
     """
-    Refuse arguments that Gymnasium's bodies take in silence, or fail of later.
+    Refuse arguments that Gymnasium's bodies ignore, or fail on later.
 
-    :param normalize: Whether to normalise observations
-    :param kwargs: What is passed to Gymnasium's body; names that it does not know are its own to refuse
-    :param fixed: Names of its arguments that are decided already
-    :raises ValueError: for the first that cannot work
+    :param normalize: whether to normalise observations
+    :param kwargs: passed to Gymnasium's body, which refuses unknown names itself
+    :param fixed: names of arguments that the environment sets
+    :raises ValueError: for the first that is wrong
     """
     check_flag("normalize", normalize)
     if taken := fixed & kwargs.keys():
-        raise ValueError(f"{min(taken)} must be left out, as this environment decides it, got {kwargs[min(taken)]!r}.")
+        raise ValueError(f"{min(taken)} must be left out, the environment sets it, got {kwargs[min(taken)]!r}.")
     picture = {"render_mode": None, "width": 1, "height": 1}
     check_picture(**{name: kwargs.get(name, value) for name, value in picture.items()}, modes=_RENDER_MODES)
     for name in kwargs.keys() & {"frame_skip", "max_geom"}:
@@ -78,10 +78,10 @@ def check_names(env: MujocoEnv, camera_id: Any = None, camera_name: Any = None, 
     """
     Refuse names and numbers that a body's model does not have.
 
-    :param env: The body
-    :param camera_id: Number of the camera that draws, or ``None``
-    :param camera_name: Its name, or ``None``
-    :param main_body: Name or number of the body whose place counts, or ``None``
+    :param env: the body
+    :param camera_id: number of the camera that draws, or ``None``
+    :param camera_name: its name, or ``None``
+    :param main_body: name or number of the body whose place counts, or ``None``
     :raises ValueError: for the first that is unknown
     """
     model = env.model
@@ -96,9 +96,9 @@ def check_names(env: MujocoEnv, camera_id: Any = None, camera_name: Any = None, 
 
 def _warn_unless_deprecated_mass(message: str) -> None:
     """
-    Hand MuJoCo's warnings on to Python's, but for the one that Gymnasium's ``half_cheetah.xml`` always gives.
+    Pass MuJoCo's warnings on to Python, except the one that Gymnasium's ``half_cheetah.xml`` always gives.
 
-    :param message: What MuJoCo warns of
+    :param message: what MuJoCo warns of
     """
     if "settotalmass" not in message:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -109,7 +109,7 @@ def name_components(model: mujoco.MjModel) -> tuple[str, ...]:
     Name the components of ``(qpos, qvel, act)``: ``x``, ``vx``, the torso's quaternion ``qw`` and turning ``wx``,
     joints by their names in the model, and their velocities with a ``v`` before them.
 
-    :param model: A body
+    :param model: a body
     """
     places, velocities = [], []
     for index in range(model.njnt):
@@ -128,9 +128,8 @@ class LocomotionEnv(MujocoEnv):
     """
     What all bodies share: the observation ``(qpos, qvel, act)``, normalised, the coordinates, and the whole state.
 
-    It stands before Gymnasium's class among the bases, whose ``step`` and ``reset`` it extends. Besides, it keeps the
-    pictures of several environments in one process apart: Gymnasium's renderer draws into, and on closing frees the
-    names of, whichever OpenGL context happens to be current.
+    It comes before Gymnasium's class among the bases, whose ``step`` and ``reset`` it extends. It also draws in its own
+    OpenGL context: Gymnasium's renderer uses and frees names in the current one, which may be another environment's.
     """
 
     env_id: ClassVar[str]
@@ -145,7 +144,7 @@ class LocomotionEnv(MujocoEnv):
         """
         Choose how observations are made, and declare their space.
 
-        :param normalize: Whether to normalise them
+        :param normalize: whether to normalise them
         """
         n_dims = self.model.nq + self.model.nv + self.model.na
         self._mean, self._std = load_normalization(self.env_id) if normalize else (None, None)
@@ -165,8 +164,8 @@ class LocomotionEnv(MujocoEnv):
         """
         Turn states of this body, one or many, into observations.
 
-        :param state: Positions, velocities and activations, ``(..., n_dims)`` float64
-        :return: ``(..., n_dims)`` float32; the caller's own
+        :param state: positions, velocities and activations, ``(..., n_dims)`` float64
+        :return: ``(..., n_dims)`` float32; a copy
         """
         if self._mean is not None:
             state = (state - self._mean) / self._std
@@ -186,11 +185,11 @@ class LocomotionEnv(MujocoEnv):
 
     def goal_observation(self, goal: np.ndarray) -> np.ndarray:
         """
-        Observe the body at rest in its first pose, at a place; the running episode is left alone.
+        Observe the body at rest in its first pose, at a place; the running episode does not change.
 
-        :param goal: The place, as in ``info["coordinates"]``, metres
-        :return: An observation, normalised as those of the episode are
-        :raises ValueError: where the goal is no place
+        :param goal: the place, as in ``info["coordinates"]``, metres
+        :return: an observation, normalised as those of the episode are
+        :raises ValueError: if the goal is no place
         """
         qpos = self.init_qpos.copy()
         qpos[: self.n_coordinates] = check_place(goal, self.n_coordinates)
@@ -213,7 +212,7 @@ class LocomotionEnv(MujocoEnv):
 
     def get_state(self) -> State:
         """
-        Give all that the rest of the episode depends on.
+        Return everything that the rest of the episode depends on.
 
         :return: NumPy arrays and JSON values
         """
@@ -225,10 +224,10 @@ class LocomotionEnv(MujocoEnv):
 
     def set_state(self, qpos: np.ndarray | State, qvel: np.ndarray | None = None) -> None:
         """
-        Go on from a state; or, as Gymnasium's bodies have it, set positions and velocities.
+        Restore a state; or, as in Gymnasium, set positions and velocities.
 
-        :param qpos: What ``get_state`` has given; or positions, ``(nq,)``
-        :param qvel: Nothing; or velocities, ``(nv,)``
+        :param qpos: what ``get_state`` returned; or positions, ``(nq,)``
+        :param qvel: nothing; or velocities, ``(nv,)``
         :raises ValueError: if it is the state of another environment
         """
         if qvel is not None:
@@ -242,9 +241,9 @@ class LocomotionEnv(MujocoEnv):
     @staticmethod
     def find_on_back(qpos: np.ndarray) -> Any:
         """
-        Tell whether the upward axis of the torso points below the horizon, here that of a floating body.
+        Return whether the upward axis of the torso points below the horizon, here that of a floating body.
 
-        :param qpos: Positions, ``(..., nq)``; the root's quaternion of any length stands at 3 to 6
+        :param qpos: positions, ``(..., nq)``; the root's quaternion of any length stands at 3 to 6
         :return: ``(...)`` bool
         """
         # The axis' height is 1 - 2 (x^2 + y^2) for a unit quaternion; this has its sign for a quaternion of any length.
@@ -272,7 +271,7 @@ class LocomotionEnv(MujocoEnv):
         return super().render()
 
     def close(self) -> None:
-        """Free what was drawn with, in its own OpenGL context; closing twice does no harm."""
+        """Free the renderer in its own OpenGL context; it can be called twice."""
         renderer = getattr(self, "mujoco_renderer", None)  # missing where the constructor has failed
         if renderer is None:
             return
@@ -294,11 +293,10 @@ class AntEnv(LocomotionEnv, GymnasiumAntEnv):
     The observation is ``qpos`` (15: x, y, z, the torso's quaternion, 8 joint angles) followed by ``qvel`` (14).
     ``info["coordinates"]`` is the torso's ``(x, y)`` in metres.
 
-    :param normalize: Whether to normalise observations by their fixed mean and standard deviation
-    :param terminate_on_back: Whether an episode terminates once the torso's upward axis points below the horizon, from
-        where the Ant seldom gets up again. An option for training: with it the task is no longer that of the paper, so
-        leave it off where coverage is measured.
-    :param kwargs: Passed to ``Ant-v5``: ``render_mode``, ``width``, ``height``, ``reset_noise_scale``, ...
+    :param normalize: whether to normalise observations by their fixed mean and standard deviation
+    :param terminate_on_back: whether an episode terminates once the torso's upward axis points below the horizon, from
+        where the Ant seldom gets up. For training only: it changes the paper's task, so measure coverage without it
+    :param kwargs: passed to ``Ant-v5``: ``render_mode``, ``width``, ``height``, ``reset_noise_scale``, ...
     """
 
     env_id = "sb3_metra/Ant-v0"
@@ -337,10 +335,10 @@ class HalfCheetahEnv(LocomotionEnv, GymnasiumHalfCheetahEnv):
     The observation is ``qpos`` (9: x, z, the torso's angle, 6 joint angles) followed by ``qvel`` (9).
     ``info["coordinates"]`` is the torso's ``(x,)`` in metres.
 
-    :param normalize: Whether to normalise observations by their fixed mean and standard deviation
-    :param terminate_on_back: Whether an episode terminates once the torso is upside down, as for Ant: an option for
-        training alone. Without it no episode terminates.
-    :param kwargs: Passed to ``HalfCheetah-v5``: ``render_mode``, ``width``, ``height``, ``reset_noise_scale``, ...
+    :param normalize: whether to normalise observations by their fixed mean and standard deviation
+    :param terminate_on_back: whether an episode terminates once the torso is upside down, as for Ant; for
+        training only. Without it no episode terminates
+    :param kwargs: passed to ``HalfCheetah-v5``: ``render_mode``, ``width``, ``height``, ``reset_noise_scale``, ...
     """
 
     env_id = "sb3_metra/HalfCheetah-v0"

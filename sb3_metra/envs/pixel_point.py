@@ -14,17 +14,17 @@ _BLUE, _POINT, _POINT_RADIUS = 128, (255, 255, 255), 0.05
 
 class PixelPointMassEnv(PointMassEnv):
     """
-    ``PointMassEnv`` that observes pixels: the floor about the point, whose colour tells the place.
+    ``PointMassEnv`` that observes pixels: the floor about the point, whose colour shows the place.
 
     The point stays in the middle of the view, and the floor moves under it. Red grows along x and green along y, from 0
     at ``-floor_size`` to 255 at ``floor_size``; blue is 128 everywhere. Beyond, colours stay as they are at the edge.
-    One frame shows the whole state, so that a stack of frames is of use only for trying stacks.
+    One frame shows the whole state, so a stack of frames is useful only to try stacks.
 
-    :param frame_size: Height and width of the image in pixels, at least 46, which half the work of 64 is enough for
-    :param frame_stack: How many frames make an observation; the first of an episode is repeated
-    :param view: Width of the square that is seen
-    :param floor_size: Half the width of the coloured square about the origin
-    :param kwargs: Passed to ``PointMassEnv``: ``step_size``, ``reset_noise_scale``, ``arena``, ``render_mode``, ...
+    :param frame_size: height and width of the image in pixels, at least 46, which takes half the work of 64
+    :param frame_stack: number of frames in an observation; the first of an episode is repeated
+    :param view: width of the square that is seen
+    :param floor_size: half the width of the coloured square about the origin
+    :param kwargs: passed to ``PointMassEnv``: ``step_size``, ``reset_noise_scale``, ``arena``, ``render_mode``, ...
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PixelPointMassEnv(PointMassEnv):
         """
         Draw what is seen from above the point.
 
-        :param position: Where the point is, ``(2,)``
+        :param position: where the point is, ``(2,)``
         :return: ``(frame_size, frame_size, 3)`` uint8; y points upwards
         """
         x, y = position
@@ -80,11 +80,11 @@ class PixelPointMassEnv(PointMassEnv):
 
     def goal_observation(self, goal: np.ndarray) -> np.ndarray:
         """
-        Observe the point at rest at a place; the running episode is left alone.
+        Observe the point at rest at a place; the running episode does not change.
 
-        :param goal: The place, ``(2,)``, as in ``info["coordinates"]``
-        :return: An observation: the frame of that place, repeated over the stack
-        :raises ValueError: where the goal is no place, or lies outside the arena
+        :param goal: the place, ``(2,)``, as in ``info["coordinates"]``
+        :return: an observation: the frame of that place, repeated over the stack
+        :raises ValueError: if the goal is no place, or lies outside the arena
         """
         return self._frames.repeat(self._draw_at(self._check_goal(goal)))
 

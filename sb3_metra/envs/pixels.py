@@ -1,4 +1,4 @@
-"""What every MuJoCo environment that is seen through a camera shares: stacks of frames, renderers, pictures."""
+"""The base of MuJoCo environments that are seen through a camera: stacks of frames, renderers, pictures."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -17,14 +17,14 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     A MuJoCo model seen through one camera.
 
     The observation is a stack of the latest frames, ``(3 * frame_stack, frame_size, frame_size)`` uint8, the oldest
-    ahead; the first of an episode is repeated. A subclass sets ``_camera``, gives model and state, and moves them.
+    first; the first of an episode is repeated. A subclass sets ``_camera``, gives model and state, and moves them.
 
-    :param frame_size: Height and width of a frame in pixels, at least 46
-    :param frame_stack: How many frames make an observation
+    :param frame_size: height and width of a frame in pixels, at least 46
+    :param frame_stack: number of frames in an observation
     :param quality: ``"fast"`` or ``"full"``
     :param render_mode: ``"rgb_array"`` or ``None``
-    :param width: Width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
-    :param height: Height of the pictures that ``render`` draws, in pixels
+    :param width: width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
+    :param height: height of the pictures that ``render`` draws, in pixels
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25, "unit": "m"}  # noqa: RUF012  (Gymnasium declares it so)
@@ -56,9 +56,9 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         """
         Give the one renderer for pictures of a size, made when it is first needed.
 
-        :param width: Width of the pictures
-        :param height: Height of the pictures
-        :return: The renderer
+        :param width: width of the pictures
+        :param height: height of the pictures
+        :return: the renderer
         """
         if (width, height) not in self._renderers:
             self._renderers[width, height] = SceneRenderer(self.model, width, height, self.quality, self._shadows)
@@ -72,10 +72,10 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
 
     def _check_action(self, action: np.ndarray) -> np.ndarray:
         """
-        Refuse an action of another shape, or one that is not of numbers.
+        Refuse an action of another shape or type.
 
-        :param action: What came as the action
-        :return: The action in float64, clipped to [-1, 1]
+        :param action: the given action
+        :return: the action in float64, clipped to [-1, 1]
         """
         assert self.action_space.shape is not None
         return np.clip(check_action(action, self.action_space.shape), -1.0, 1.0)
@@ -93,7 +93,7 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
 
     def get_state(self) -> State:
         """
-        Give all that the rest of the episode depends on.
+        Return everything that the rest of the episode depends on.
 
         :return: NumPy arrays and JSON values
         """
@@ -105,9 +105,9 @@ class MujocoPixelEnv(gym.Env[np.ndarray, np.ndarray], ABC):
 
     def set_state(self, state: State) -> None:
         """
-        Go on from a state.
+        Restore a state.
 
-        :param state: What ``get_state`` has given
+        :param state: what ``get_state`` returned
         :raises ValueError: if it is the state of another environment
         """
         state = check_state(state, self.get_state())

@@ -19,16 +19,16 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
     """
     A point in the plane that every action moves by ``step_size * action``.
 
-    The observation is its position ``(x, y)``, which is ``info["coordinates"]``, too. The 100 steps of a registered
+    The observation is its position ``(x, y)``, which is also ``info["coordinates"]``. The 100 steps of a registered
     episode reach 10 cells of size 1 along either axis. The reward is the growth of the distance to the episode's first
-    position, so that an episode's return is how far away it ended; learning skills needs no reward.
+    position, so an episode's return is how far away it ended.
 
-    :param step_size: How far an action of 1 moves the point along an axis
-    :param reset_noise_scale: Half-width of the square about the origin from which first positions are drawn uniformly
-    :param arena: Half-width of a square about the origin that the point cannot leave, or ``None`` for the whole plane
+    :param step_size: how far an action of 1 moves the point along an axis
+    :param reset_noise_scale: half-width of the square about the origin from which first positions are drawn uniformly
+    :param arena: half-width of a square about the origin that the point cannot leave, or ``None`` for the whole plane
     :param render_mode: ``"rgb_array"`` or ``None``
-    :param width: Width of a rendered picture in pixels
-    :param height: Height of a rendered picture in pixels
+    :param width: width of a rendered picture in pixels
+    :param height: height of a rendered picture in pixels
     """
 
     metadata = {  # noqa: RUF012  (Gymnasium declares it as an attribute)
@@ -98,11 +98,11 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def goal_observation(self, goal: np.ndarray) -> np.ndarray:
         """
-        Observe the point at a place; the running episode is left alone.
+        Observe the point at a place; the running episode does not change.
 
-        :param goal: The place, ``(2,)``, as in ``info["coordinates"]``
-        :return: An observation
-        :raises ValueError: where the goal is no place, or lies outside the arena
+        :param goal: the place, ``(2,)``, as in ``info["coordinates"]``
+        :return: an observation
+        :raises ValueError: if the goal is no place, or lies outside the arena
         """
         return self._check_goal(goal).astype(np.float32)
 
@@ -114,7 +114,7 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def get_state(self) -> State:
         """
-        Give all that the rest of the episode depends on; the trail, which is drawn only, begins anew.
+        Return everything that the rest of the episode depends on, except the drawn trail.
 
         :return: NumPy arrays and JSON values
         """
@@ -122,9 +122,9 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def set_state(self, state: State) -> None:
         """
-        Go on from a state.
+        Restore a state.
 
-        :param state: What ``get_state`` has given
+        :param state: what ``get_state`` returned
         :raises ValueError: if it is the state of another environment
         """
         state = check_state(state, self.get_state())

@@ -16,9 +16,9 @@ def find_float(model: mujoco.MjModel, body: int) -> int:
     """
     Find the free joint by which a body floats in the world.
 
-    :param model: The model
-    :param body: The body's number
-    :return: The first of the joint's seven places in ``qpos``
+    :param model: the model
+    :param body: the body's number
+    :return: the first of the joint's seven places in ``qpos``
     :raises ValueError: if the body does not float
     """
     root = model.body(model.body_rootid[body])
@@ -32,8 +32,8 @@ def draw_tilt(rng: np.random.Generator) -> np.ndarray:
     """
     Draw how a body stands at the begin of an episode: nearly upright, as the METRA authors' Quadruped does.
 
-    :param rng: Generator of the environment
-    :return: A unit quaternion ``(w, x, y, z)``
+    :param rng: generator of the environment
+    :return: a unit quaternion ``(w, x, y, z)``
     """
     orientation = np.array([1.0, 0.0, 0.0, 0.0]) + _TILT * rng.standard_normal(4)
     return orientation / np.linalg.norm(orientation)
@@ -41,15 +41,15 @@ def draw_tilt(rng: np.random.Generator) -> np.ndarray:
 
 def stand_up(model: mujoco.MjModel, data: mujoco.MjData, start: int, orientation: np.ndarray) -> np.ndarray:
     """
-    Let a body stand at the origin in its default pose, as low as nothing touches.
+    Let a body stand at the origin in its default pose, just above contact.
 
     What touches at one height is taken to touch at every lower one, as on a floor.
 
-    :param model: The model
-    :param data: A state, whose positions and contacts are changed
-    :param start: The first place of the root's free joint in ``qpos``
-    :param orientation: The root's quaternion, ``(4,)``
-    :return: The body's positions, ``(nq,)``; the caller's own
+    :param model: the model
+    :param data: a state, whose positions and contacts are changed
+    :param start: the first place of the root's free joint in ``qpos``
+    :param orientation: the root's quaternion, ``(4,)``
+    :return: the body's positions, ``(nq,)``; a copy
     :raises ValueError: if something touches at any height, as where a body's parts touch each other in that pose
     """
     qpos = model.qpos0.copy()
@@ -76,11 +76,11 @@ def stand_at(model: mujoco.MjModel, body: int, goal: Any) -> mujoco.MjData:
     """
     Let a body stand at a place: the model in its default pose and at rest, shifted along its root's joints.
 
-    :param model: The model, left as it is
-    :param body: The body's number
-    :param goal: The body's ``(x, y)``, metres; its height and its heading are those of the default pose
-    :return: A state of its own, so that no running episode is touched
-    :raises ValueError: where the goal is no place, or the model's joints do not let the body go there
+    :param model: the model, left as it is
+    :param body: the body's number
+    :param goal: the body's ``(x, y)``, metres; its height and its heading are those of the default pose
+    :return: a state of its own, so that no running episode is touched
+    :raises ValueError: if the goal is no place, or the model's joints do not let the body go there
     """
     place = check_place(goal, 2)
     data = mujoco.MjData(model)

@@ -1,4 +1,4 @@
-"""Pictures of MuJoCo's scenes without a screen: one renderer for an environment, which never disturbs another's."""
+"""Pictures of MuJoCo's scenes without a screen: one renderer for each environment, in its own OpenGL context."""
 
 import atexit
 import contextlib
@@ -31,11 +31,11 @@ NO_GL = (
 
 def choose_gl() -> str:
     """
-    Choose how to draw, unless ``MUJOCO_GL`` says so, and leave the choice there for MuJoCo and Gymnasium to read.
+    Choose how to draw unless ``MUJOCO_GL`` is set, and set it for MuJoCo and Gymnasium.
 
     On Linux that is EGL, which uses an NVIDIA GPU or else the CPU, or OSMesa; elsewhere it is MuJoCo's own choice.
 
-    :return: The value of ``MUJOCO_GL``; empty where nothing was found, or elsewhere than on Linux
+    :return: the value of ``MUJOCO_GL``; empty where nothing was found, or elsewhere than on Linux
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if chosen or sys.platform != "linux":
@@ -58,11 +58,11 @@ def _is_installed(library: str) -> bool:
 @contextlib.contextmanager
 def explained_imports(missing: str) -> Iterator[None]:
     """
-    Choose how to draw while simulators are imported, which otherwise look for a screen, and explain what is missing.
+    Choose how to draw while simulators are imported, which otherwise need a screen, and explain what is missing.
 
-    The process's ``MUJOCO_GL`` is left as it was: it is for an environment to set it.
+    The process's ``MUJOCO_GL`` is restored: an environment sets it.
 
-    :param missing: What to say where a package is missing
+    :param missing: the message if a package is missing
     :raises ImportError: with that sentence, or with one about OpenGL where its library is missing
     :raises ValueError: if ``MUJOCO_EGL_DEVICE_ID`` names no device
     """
@@ -86,10 +86,10 @@ def explained_imports(missing: str) -> Iterator[None]:
 
 def _explained(error: Exception) -> Exception:
     """
-    Turn what a driver or its loader has raised into one sentence; what MuJoCo says of a device's number is one already.
+    Turn what a driver or its loader raised into one sentence; MuJoCo's error about a device number is one already.
 
-    :param error: What was raised
-    :return: What to raise instead
+    :param error: what was raised
+    :return: what to raise instead
     """
     if _DEVICE in str(error):
         return ValueError(str(error))
@@ -100,10 +100,10 @@ def _make_gl_context(width: int, height: int) -> Any:
     """
     Make an OpenGL context of the kind that is chosen now, also where MuJoCo was imported under another choice.
 
-    :param width: Width of the pictures to be drawn
-    :param height: Their height
-    :return: The context, not current yet
-    :raises ImportError: where a library is missing or does not work, or ``MUJOCO_GL`` turns drawing off
+    :param width: width of the pictures to be drawn
+    :param height: their height
+    :return: the context, not current yet
+    :raises ImportError: if a library is missing or does not work, or ``MUJOCO_GL`` turns drawing off
     :raises ValueError: if ``MUJOCO_EGL_DEVICE_ID`` names no device
     """
     chosen = choose_gl()
@@ -122,16 +122,16 @@ _open_renderers: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """Close what an ending program has left open, before the drivers go; they complain otherwise."""
+    """Close the renderers that are still open when the program ends, before the drivers do."""
     for renderer in list(_open_renderers):
         renderer.close()
 
 
 def count_egl_devices() -> int:
     """
-    Count what EGL can draw on, GPUs or the CPU; ``MUJOCO_EGL_DEVICE_ID`` is a number below that.
+    Count the devices that EGL can draw on, GPUs or the CPU; ``MUJOCO_EGL_DEVICE_ID`` is a smaller number.
 
-    :return: Their number, 0 where drawing does not go through EGL
+    :return: their number, 0 where drawing does not go through EGL
     """
     if choose_gl() != "egl":
         return 0
@@ -144,16 +144,15 @@ class SceneRenderer:
     """
     Draws pictures of one model and of one size, in an OpenGL context of its own.
 
-    MuJoCo frees what a renderer has drawn with in whichever context is current, so that closing one renderer may turn
-    the pictures of another into noise. Here a renderer makes its own context current before it draws and before it is
-    closed.
+    MuJoCo frees a renderer's objects in the current context, so closing one renderer may turn the pictures of another
+    into noise. This one makes its own context current before it draws and before it is closed.
 
-    :param model: The model. Its textures, sizes and visual settings are read here, once.
-    :param width: Width of the pictures in pixels
-    :param height: Height of the pictures in pixels
+    :param model: the model. Its textures, sizes and visual settings are read here, once.
+    :param width: width of the pictures in pixels
+    :param height: height of the pictures in pixels
     :param quality: ``"fast"`` or ``"full"``
-    :param shadows: Whether ``"fast"`` draws shadows all the same
-    :param max_geoms: How many shapes a scene may hold
+    :param shadows: whether ``"fast"`` draws shadows, too
+    :param max_geoms: largest number of shapes in a scene
     """
 
     def __init__(
@@ -190,7 +189,7 @@ class SceneRenderer:
 
     def _make_context(self, quality: Quality) -> Any:
         """
-        Upload the model with a buffer of just the picture's size, and leave the model as it was.
+        Upload the model with a buffer of the picture's size, without changing the model.
 
         :param quality: ``"fast"`` draws into one sample a pixel, coarse shadows if any, and round shapes with fewer
             faces
@@ -212,7 +211,7 @@ class SceneRenderer:
 
     @property
     def gl_renderer(self) -> str:
-        """OpenGL's name of what draws: a GPU, or the CPU (``llvmpipe``)."""
+        """OpenGL's name of the renderer: a GPU, or the CPU (``llvmpipe``)."""
         self._gl_context.make_current()
         from OpenGL import GL
 
@@ -222,8 +221,8 @@ class SceneRenderer:
         """
         Draw the model as it stands.
 
-        :param data: Its ``mujoco.MjData``
-        :param camera: Its ``mujoco.MjvCamera``
+        :param data: its ``mujoco.MjData``
+        :param camera: its ``mujoco.MjvCamera``
         :return: ``(height, width, 3)`` uint8
         """
         if self._context is None:
@@ -246,7 +245,7 @@ class SceneRenderer:
             self._mujoco.mjr_uploadHField(self._model, self._context, int(index))
 
     def close(self) -> None:
-        """Free what the renderer holds, in its own context; closing twice does no harm."""
+        """Free what the renderer holds, in its own context; it can be called twice."""
         if self._context is not None:
             self._gl_context.make_current()
             self._context.free()
@@ -262,7 +261,7 @@ class SceneRenderer:
 
 def check_quality(quality: str) -> None:
     """
-    Refuse a quality that there is none of.
+    Refuse an unknown quality.
 
     :param quality: ``"fast"`` or ``"full"``
     """
@@ -274,9 +273,9 @@ def make_camera(model: Any, camera: int | str) -> Any:
     """
     Find one of a model's cameras.
 
-    :param model: The model
-    :param camera: Its number or its name; -1 is a free camera that shows the whole model
-    :return: A ``mujoco.MjvCamera``
+    :param model: the model
+    :param camera: its number or its name; -1 is a free camera that shows the whole model
+    :return: a ``mujoco.MjvCamera``
     """
     import mujoco
 

@@ -1,4 +1,4 @@
-"""What the state of an environment consists of, as plain values, so that an episode can go on where it was left."""
+"""The state of an environment as plain values, so that an episode can be continued."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ State = dict[str, Any]
 
 def check_state(state: Any, like: State) -> State:
     """
-    Refuse what cannot be the state of an environment.
+    Refuse a value that cannot be the state of an environment.
 
-    :param state: What came as the state
-    :param like: What the environment's ``get_state`` gives now
-    :return: The state
-    :raises ValueError: if its names, or the shapes of its arrays, are others
+    :param state: the given state
+    :param like: the environment's current ``get_state``
+    :return: the state
+    :raises ValueError: if its names or the shapes of its arrays differ
     """
     if not isinstance(state, dict):
         raise ValueError(f"state must be a dict that get_state has made, got {type(state).__name__}.")
@@ -30,20 +30,20 @@ def check_state(state: Any, like: State) -> State:
 
 def get_generator(env: gym.Env | gym.Space) -> State:
     """
-    Read how far the generator of an environment, or of a space, has come.
+    Read the state of the generator of an environment, or of a space.
 
-    :param env: The environment or space, unwrapped
-    :return: The state of the generator's bits, for JSON
+    :param env: the environment or space, unwrapped
+    :return: the state of the generator's bits, for JSON
     """
     return dict(env.np_random.bit_generator.state)
 
 
 def set_generator(env: gym.Env | gym.Space, state: State) -> None:
     """
-    Let the generator of an environment, or of a space, go on from a state.
+    Restore the state of the generator of an environment, or of a space.
 
-    :param env: The environment or space, unwrapped
-    :param state: What ``get_generator`` has given
+    :param env: the environment or space, unwrapped
+    :param state: what ``get_generator`` returned
     """
     env.np_random.bit_generator.state = state
 
@@ -53,8 +53,8 @@ def get_simulation(model: Any, data: Any) -> np.ndarray:
     Read MuJoCo's full integration state, with the solver's first guess.
 
     :param model: MuJoCo's model
-    :param data: Its state
-    :return: ``(n_state,)`` float64; the caller's own
+    :param data: its state
+    :return: ``(n_state,)`` float64; a copy
     """
     import mujoco
 
@@ -69,8 +69,8 @@ def set_simulation(model: Any, data: Any, state: np.ndarray) -> None:
     Restore MuJoCo's full integration state, and compute what follows from it.
 
     :param model: MuJoCo's model
-    :param data: The state to write
-    :param state: What ``get_simulation`` has given
+    :param data: the state to write
+    :param state: what ``get_simulation`` returned
     """
     import mujoco
 

@@ -38,11 +38,11 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
     as nothing touches. The reward is the growth of the distance to the origin, so that an episode's return is how far
     away it ended. It never terminates, unless asked to.
 
-    :param normalize: Whether to normalise observations by their fixed mean and standard deviation
-    :param terminate_on_back: Whether an episode terminates once the torso's upward axis points below the horizon. An
-        option for training: leave it off where coverage is measured.
-    :param action_repeat: For how many of the suite's steps an action is kept
-    :param kwargs: Passed to Gymnasium's ``MujocoEnv``: ``render_mode``, ``width``, ``height``, ``camera_name``, ...
+    :param normalize: whether to normalise observations by their fixed mean and standard deviation
+    :param terminate_on_back: whether an episode terminates once the torso's upward axis points below the horizon. For
+        training only: measure coverage without it
+    :param action_repeat: number of the suite's steps for which an action is kept
+    :param kwargs: passed to Gymnasium's ``MujocoEnv``: ``render_mode``, ``width``, ``height``, ``camera_name``, ...
     """
 
     metadata = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012  (as Gymnasium)
@@ -72,7 +72,7 @@ class SuiteEnv(LocomotionEnv, gym.utils.EzPickle, ABC):
         """
         Compile the suite's model.
 
-        :return: The model, whose root floats freely and comes first
+        :return: the model, whose root floats freely and comes first
         """
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:

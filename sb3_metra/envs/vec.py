@@ -30,22 +30,21 @@ def make_pixel_vec_env(
     step_timeout: float | None = None,
 ) -> WorkerVecEnv:
     """
-    Build environments that draw at the same time, each in a process of its own with one thread.
+    Build environments that draw at the same time, each in its own process with one thread.
 
-    An environment is made inside its process, which keeps its OpenGL context there, and nothing large is sent. Where
-    there are several NVIDIA GPUs, the processes take turns with those that EGL can draw on, unless
-    ``MUJOCO_EGL_DEVICE_ID`` names one. What a worker refuses (a bad argument, a missing library) is raised here. A
-    worker that fails or hangs is named by a :class:`~sb3_metra.common.workers.WorkerError`.
+    An environment is made inside its process, with its OpenGL context. Several NVIDIA GPUs are shared among the
+    processes, unless ``MUJOCO_EGL_DEVICE_ID`` names one. An error in a worker (a bad argument, a missing library) is
+    raised here. If a worker fails or hangs later, a :class:`~sb3_metra.common.workers.WorkerError` names it.
 
-    :param env_id: A registered environment, also as ``module:name``, or a function that makes one, such as
+    :param env_id: a registered environment, also as ``module:name``, or a function that makes one, such as
         ``make_pixel_env``
-    :param n_envs: How many, at least 1
-    :param seed: The environments are seeded with ``seed``, ``seed + 1``, ...
-    :param env_kwargs: Passed to ``gymnasium.make`` or to the function
-    :param start_method: How processes are started: ``"forkserver"``, ``"spawn"`` or SB3's choice
-    :param step_timeout: Seconds without an answer after which a worker counts as hanging, ``math.inf`` for never; 30 by
+    :param n_envs: number of environments, at least 1
+    :param seed: the environments are seeded with ``seed``, ``seed + 1``, ...
+    :param env_kwargs: passed to ``gymnasium.make`` or to the function
+    :param start_method: how processes are started: ``"forkserver"``, ``"spawn"`` or SB3's choice
+    :param step_timeout: seconds without an answer after which a worker counts as hanging, ``math.inf`` for never; 30 by
         default, or 20 times the slowest answer so far, if that is more
-    :return: The vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
+    :return: the vectorised environment, whose episodes are monitored as in SB3's ``make_vec_env``
     """
     check_integer("n_envs", n_envs, 1)
     if seed is not None:
@@ -77,16 +76,16 @@ def measure_throughput(
     env_kwargs: dict[str, Any] | None = None,
 ) -> dict[int, float]:
     """
-    Measure how many steps environments make in a second on this machine, each in a process of its own.
+    Measure how many steps per second environments make on this machine, each in its own process.
 
-    The actions are random, the clock is the wall's, and building the environments is left out. More workers than cores,
-    or than the GPU can draw for, gain nothing: take the smallest number beyond which the figure stops growing.
+    Actions are random, and building the environments is not counted. Use the smallest number of workers beyond which
+    the figure stops growing.
 
-    :param env_id: A registered environment, or a function that makes one, such as ``make_pixel_env``
-    :param n_workers: Numbers of environments to try, each at least 1
-    :param steps: Steps of each environment, at least 1
-    :param env_kwargs: Passed to ``gymnasium.make`` or to the function
-    :return: For each number of workers the steps a second of all of them together
+    :param env_id: a registered environment, or a function that makes one, such as ``make_pixel_env``
+    :param n_workers: numbers of environments to try, each at least 1
+    :param steps: steps of each environment, at least 1
+    :param env_kwargs: passed to ``gymnasium.make`` or to the function
+    :return: for each number of workers the steps per second of all together
     """
     check_integer("steps", steps, 1)
     if not isinstance(n_workers, Iterable):
@@ -111,9 +110,9 @@ def measure_throughput(
 @contextmanager
 def _environ(variables: dict[str, str]) -> Iterator[None]:
     """
-    Set variables of the process's environment for a while; processes that are started meanwhile keep them.
+    Set environment variables for a while; processes that are started meanwhile keep them.
 
-    :param variables: Names and values
+    :param variables: names and values
     """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -133,11 +132,11 @@ def _make_in_worker(
     """
     Make one environment; runs in its process.
 
-    :param env_id: A registered environment, or a function that makes one
-    :param env_kwargs: Passed to ``gymnasium.make`` or to the function
-    :param rank: The environment's number
-    :param seed: Seed of the action space, counted on by the rank
-    :return: The environment
+    :param env_id: a registered environment, or a function that makes one
+    :param env_kwargs: passed to ``gymnasium.make`` or to the function
+    :param rank: the environment's number
+    :param seed: seed of the action space, plus the rank
+    :return: the environment
     """
     os.environ.update(_ONE_THREAD)  # for a server of processes that ran before and for libraries loaded from here on
     share_gpus(rank)
@@ -154,9 +153,9 @@ def _make_in_worker(
 
 def share_gpus(rank: int) -> None:
     """
-    Choose the GPU that a process draws on, where there are several and ``MUJOCO_EGL_DEVICE_ID`` names none.
+    Choose the GPU that a process draws on, if there are several and ``MUJOCO_EGL_DEVICE_ID`` names none.
 
-    :param rank: The process's number
+    :param rank: the process's number
     """
     if count_gpus() > 1 and (n_devices := min(count_gpus(), count_egl_devices())) > 1:
         os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(rank % n_devices))
@@ -166,8 +165,8 @@ def count_gpus(devices: Path = Path("/dev")) -> int:
     """
     Count the NVIDIA GPUs that this machine, or this container, may use.
 
-    :param devices: Folder of the device files
-    :return: Their number, 0 elsewhere than on Linux
+    :param devices: folder of the device files
+    :return: their number; 0 unless on Linux
     """
     if sys.platform != "linux":
         return 0

@@ -36,9 +36,8 @@ def aggregate_runs(
     """
     Interquartile mean, mean and median over runs, with stratified bootstrap intervals (Agarwal et al., 2021).
 
-    The median is over runs; with several tasks it is rliable's, over tasks of the mean over runs. With a single run
-    there is no interval. Of fewer than four runs the interquartile mean leaves none out, and any
-    interval from so few is narrower than it should be.
+    The median is over runs; with several tasks it is rliable's, over tasks of the mean over runs. A single run has no
+    interval. With fewer than four runs the interquartile mean is the mean, and intervals are too narrow.
 
     :param scores: for each method one score a run, (n_runs,), or one a run and task, (n_runs, n_tasks), on a scale
         that the tasks share
@@ -95,7 +94,9 @@ def _table(label: str, values: Any) -> np.ndarray:
     table = check_numbers(f"scores of {label!r}", values)
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or not table.size:
-        raise ValueError(f"scores of {label!r} must be one a run, or one a run and task, got shape {np.shape(values)}")
+        raise ValueError(
+            f"scores of {label!r} must be one for each run, or for each run and task, got shape {np.shape(values)}"
+        )
     return table
 
 

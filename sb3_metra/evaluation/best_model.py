@@ -16,11 +16,12 @@ class BestModel:
     """
     Keeps the model with the best score as ``best_model.zip``, and what it reached as ``best_model.json``.
 
-    A score that lies in the folder already counts, so that a second session does not replace a better model by a worse
-    one; but not if it was measured in another way.
+    A score that is already in the folder counts, so a second session does not replace a better model, unless it was
+    measured in another way.
 
     :param folder: where to keep it; made if it is missing
-    :param measured_with: what scores are measured with, plain values by name: scores compare only if these agree
+    :param measured_with: what scores are measured with, plain values by name; only scores with
+        the same values are compared
     :raises ValueError: if the folder cannot be written to, or the score in it cannot be read
     """
 
@@ -49,7 +50,7 @@ class BestModel:
         if measured_with != self.measured_with:
             warnings.warn(
                 f"{self.model_path} reached {metric} {score}, measured with {measured_with}, not {self.measured_with}: "
-                "the two do not compare, so the first evaluation replaces it",
+                "the two cannot be compared, so the first evaluation replaces it",
                 stacklevel=4,
             )
         elif better:
@@ -65,7 +66,7 @@ class BestModel:
         Keep a model if it is the best so far. If it cannot be written, a warning says so, and the next best is tried.
 
         :param model: an algorithm of SB3
-        :param metric: name of the score; scores of another metric than the one before do not compare
+        :param metric: name of the score; scores of different metrics are not compared
         :param score: the more, the better
         :return: whether it was kept
         """

@@ -30,15 +30,14 @@ TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
 
 class SkillEvalCallback(BaseCallback):
     """
-    Every ``eval_freq`` environment steps, roll out skills deterministically on environments of its own, log all metrics
+    Every ``eval_freq`` environment steps, roll out skills deterministically, log all metrics
     of :func:`~sb3_metra.evaluation.skill_metrics` under ``eval/`` and keep the model that covers most.
 
-    It watches the training episodes, too: ``eval/total_state_coverage`` counts the cells of all of them,
-    ``eval/queue_state_coverage`` those of the most recent ones. An environment with ``info["tasks"]`` has its task
-    coverage logged in the same way; without coordinates the best model is the one that achieves most tasks.
+    ``eval/total_state_coverage`` counts the cells of all training episodes, ``eval/queue_state_coverage`` those of the
+    most recent ones. ``info["tasks"]`` is counted in the same way; without coordinates the best model is the one that
+    achieves most tasks. ``time/cpu_seconds`` is that of the process without these evaluations.
 
-    It draws from generators of its own only, so that training gives the same weights with it and without. Among the
-    logged times, ``time/cpu_seconds`` is that of the whole process without these evaluations.
+    It uses its own random generators, so training gives the same weights with it and without.
 
     :param eval_env: an environment, or a vectorised one, that reports ``info["coordinates"]``; not the training one
     :param eval_freq: environment steps, over all training environments, between two evaluations
@@ -55,7 +54,7 @@ class SkillEvalCallback(BaseCallback):
     :param video_skills: film this many skills for TensorBoard; needs an ``eval_env`` with
         ``render_mode="rgb_array"`` and the extra ``plot``
     :param video_fps: frames per second
-    :raises ValueError: for arguments that cannot work, each named
+    :raises ValueError: if an argument is wrong; the message names it
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class SkillEvalCallback(BaseCallback):
         self.best_coverage = self.best_model.score
 
     def _check_pictures(self) -> None:
-        """What pictures and videos need is asked for now, not after hours of training."""
+        """Check the needs of pictures and videos now, not after hours of training."""
         if self.figures:
             import sb3_metra.evaluation.plotting
         if self.video_skills:
@@ -129,7 +128,7 @@ class SkillEvalCallback(BaseCallback):
                 )
 
     def get_state(self) -> dict[str, Any]:
-        """What a run goes on from, as plain values: scores, and the coverage of training."""
+        """The state of the callback, as plain values: scores, and the coverage of training."""
         best = self.best_model
         ended = self.model.num_timesteps >= self.model._total_timesteps  # and measured at the end
         return {
@@ -142,7 +141,7 @@ class SkillEvalCallback(BaseCallback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
-        Go on in the middle of a run.
+        Restore the state in the middle of a run.
 
         :param state: what :meth:`get_state` returned
         """
@@ -158,12 +157,12 @@ class SkillEvalCallback(BaseCallback):
         return CoverageTracker(self.training_env.num_envs, self.cell_size, self.columns, self.queue_episodes)
 
     def _init_callback(self) -> None:
-        """Try one episode of one skill, so that what cannot work is said before the training, not after hours of it."""
+        """Try one episode of one skill, so that errors show before the training, not after hours of it."""
         if share_environment(self.training_env, self.eval_env) and not self._handed_over:
             self._handed_over = True
             warnings.warn(
                 "eval_env should be an environment of its own, got the one that the model is trained on: every "
-                "evaluation ends the training episodes that are under way",
+                "evaluation ends the running training episodes",
                 stacklevel=2,
             )
         if self._probed or (self._handed_over and self.best_model is None):

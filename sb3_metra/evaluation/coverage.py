@@ -26,13 +26,13 @@ def cells(
     :param cell_size: edge of a cell in the environment's unit (the paper: 1), or one for each column
     :param columns: which coordinates to use, by number; ``None``: all
     :return: (n, number of columns), int64
-    :raises ValueError: where there are no coordinates, they are not finite, or an argument does not fit them
+    :raises ValueError: if there are no coordinates, they are not finite, or an argument does not fit them
     """
     places = np.asarray(coordinates)
     if places.ndim != 2 or not len(places) or places.dtype.kind not in "biuf":
         raise ValueError(
-            f"coordinates must have shape (T + 1, k) for each trajectory, got {places.shape}; the environment has "
-            'to report them as info["coordinates"] at every step and at the reset'
+            f"coordinates must have shape (T + 1, k) for each trajectory, got {places.shape}; the environment must "
+            'report info["coordinates"] at the reset and at every step'
         )
     check_grid(cell_size, columns)
     if not np.isfinite(places).all():
@@ -48,13 +48,15 @@ def _cells(places: np.ndarray, cell_size: float | Sequence[float], columns: Sequ
         places = places[:, list(columns)]
     edges = np.asarray(cell_size, dtype=np.float64)
     if edges.size not in (1, places.shape[1]):
-        raise ValueError(f"cell_size must be one number or {places.shape[1]}, one a coordinate, got {cell_size!r}")
+        raise ValueError(
+            f"cell_size must be one number or {places.shape[1]}, one for each coordinate, got {cell_size!r}"
+        )
     return np.floor(places / edges).astype(np.int64)
 
 
 def check_grid(cell_size: Any, columns: Any, names: tuple[str, str] = ("cell_size", "columns")) -> None:
     """
-    Refuse cells that no places have, before there are places.
+    Refuse wrong cells before there are places.
 
     :param cell_size: edge of a cell, or one for each column
     :param columns: which coordinates to use, by number; ``None``: all
@@ -65,7 +67,7 @@ def check_grid(cell_size: Any, columns: Any, names: tuple[str, str] = ("cell_siz
     for edge in edges:
         check_number(names[0], edge)
     if np.ndim(cell_size) > 1 or not len(edges):
-        raise ValueError(f"{names[0]} must be one number, or one a coordinate, got {cell_size!r}")
+        raise ValueError(f"{names[0]} must be one number, or one for each coordinate, got {cell_size!r}")
     if columns is None:
         return
     if isinstance(columns, str) or np.ndim(columns) != 1 or not len(columns):
@@ -73,7 +75,7 @@ def check_grid(cell_size: Any, columns: Any, names: tuple[str, str] = ("cell_siz
     for column in columns:
         check_count(names[1], column, low=0)
     if len(edges) not in (1, len(columns)):
-        raise ValueError(f"{names[0]} must be one number or {len(columns)}, one a coordinate, got {cell_size!r}")
+        raise ValueError(f"{names[0]} must be one number or {len(columns)}, one for each coordinate, got {cell_size!r}")
 
 
 def state_coverage(
@@ -87,7 +89,7 @@ def state_coverage(
     :param coordinates: for each trajectory its places, first and final state included, (T + 1, k)
     :param cell_size: edge of a cell in the environment's unit (the paper: 1), or one for each column
     :param columns: which coordinates to use, by number; ``None``: all
-    :raises ValueError: where a trajectory has no coordinates, or they are not finite
+    :raises ValueError: if a trajectory has no coordinates, or they are not finite
     """
     check_grid(cell_size, columns)
     if isinstance(coordinates, str) or not isinstance(coordinates, Iterable):
@@ -131,7 +133,7 @@ def draw_skills(prior: SkillPrior, n_skills: int, seed: int | None) -> np.ndarra
     :param n_skills: how many
     :param seed: of the draw; ``None`` for another at every call
     :return: (n_skills, skill_dim)
-    :raises ValueError: for a number that is none, or a seed that seeds nothing
+    :raises ValueError: if the number or the seed is wrong
     """
     check_count("n_skills", n_skills)
     return check_prior(prior).evaluation_skills(n_skills, np.random.default_rng(check_seed("seed", seed)))
@@ -143,7 +145,7 @@ def achieved_tasks(trajectories: Sequence[SkillTrajectory] | Iterator[SkillTraje
 
     :param trajectories: what :func:`~sb3_metra.evaluation.rollout_skills` returns
     :return: names, in the environment's order
-    :raises ValueError: where the environment reports no tasks
+    :raises ValueError: if the environment reports no tasks
     """
     trajectories = list(trajectories) if isinstance(trajectories, Iterator) else trajectories
     check_trajectories(trajectories)
@@ -157,7 +159,7 @@ def task_coverage(trajectories: Sequence[SkillTrajectory] | Iterator[SkillTrajec
     How many of the environment's tasks at least one episode achieves: the paper's metric in Kitchen.
 
     :param trajectories: what :func:`~sb3_metra.evaluation.rollout_skills` returns
-    :raises ValueError: where the environment reports no tasks
+    :raises ValueError: if the environment reports no tasks
     """
     return len(achieved_tasks(trajectories))
 
@@ -169,7 +171,7 @@ class VisitCounter:
     Each thing is kept once, and each recent episode keeps references to those it reached.
 
     :param n_envs: number of episodes that run at the same time
-    :param queue_episodes: how many ended episodes count as recent, beside those under way
+    :param queue_episodes: number of ended episodes that count as recent, beside the running ones
     """
 
     def __init__(self, n_envs: int, queue_episodes: int) -> None:
@@ -187,7 +189,7 @@ class VisitCounter:
         return len(self._recent)
 
     def get_state(self) -> dict[str, Any]:
-        """What has been reached, as plain values."""
+        """What was reached, as plain values."""
         things = list(self._recent)
         number = {thing: i for i, thing in enumerate(things)}
         return {
@@ -199,7 +201,7 @@ class VisitCounter:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
-        Go on from what had been reached.
+        Restore what was reached.
 
         :param state: what :meth:`get_state` returned, also after it was JSON
         """
@@ -249,7 +251,7 @@ class CoverageTracker:
     :param n_envs: number of environments
     :param cell_size: edge of a cell in the environment's unit, or one for each column
     :param columns: which coordinates to use, by number; ``None``: all
-    :param queue_episodes: how many ended episodes count as recent, beside those under way
+    :param queue_episodes: number of ended episodes that count as recent, beside the running ones
     """
 
     def __init__(
@@ -278,8 +280,8 @@ class CoverageTracker:
         self, infos: Sequence[Mapping[str, Any]], dones: Sequence[bool] | np.ndarray, resets: Sequence[Mapping]
     ) -> None:
         """
-        One step of all environments. Where an episode ends, the step's info is that of its last state, and the next
-        episode has begun already.
+        One step of all environments. If an episode ends, the step's info is that of its last state, and the next
+        episode has already begun.
 
         :param infos: of the step
         :param dones: where an episode ended
@@ -329,12 +331,12 @@ class CoverageTracker:
                 self._counters["task"].visit(index, name)
 
     def get_state(self) -> dict[str, Any]:
-        """What has been counted, as plain values."""
+        """What was counted, as plain values."""
         return {"seen": sorted(self._seen), **{name: counter.get_state() for name, counter in self._counters.items()}}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
-        Go on from what had been counted, in the middle of the same episodes.
+        Restore what was counted, in the middle of the same episodes.
 
         :param state: what :meth:`get_state` returned, also after it was JSON
         """

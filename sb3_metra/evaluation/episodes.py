@@ -1,4 +1,4 @@
-"""One episode in each of several environments at once, up to a limit, and what it leaves behind."""
+"""One episode in each of several environments at once, up to a limit, and its record."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PATIENCE = 1_000
 
 class StepLimit:
     """
-    When episodes are cut, and when to give up waiting for their end.
+    When to cut episodes, and when to stop waiting for their end.
 
     :param env: the environments
-    :param max_episode_steps: cut episodes after as many steps; ``None``: wait for their end, but not for ever
+    :param max_episode_steps: cut episodes after as many steps; ``None``: wait for their end, up to a limit
     :raises ValueError: if the limit is no positive integer
     """
 
@@ -41,16 +41,15 @@ class StepLimit:
         """
         if self.cut is None and steps >= self.patience:
             raise ValueError(
-                f"max_episode_steps must be given for an environment that neither ends its episodes nor says how long "
-                f"they are, got None and an episode that goes on after {steps} steps; gymnasium.wrappers.TimeLimit "
-                "ends them, too"
+                "max_episode_steps must be given for an environment without a time limit, got None and an episode of "
+                f"more than {steps} steps: pass it, or use gymnasium.wrappers.TimeLimit"
             )
         return self.cut is not None and steps >= self.cut
 
 
 def named_limit(env: VecEnv) -> int:
     """
-    The number of steps after which environments say that they end an episode; 0 if they do not say.
+    The time limit of environments, in steps; 0 if they report none.
 
     :param env: the environments
     """
@@ -60,7 +59,7 @@ def named_limit(env: VecEnv) -> int:
 
 def ask(env: VecEnv, name: str) -> list[Any]:
     """
-    An attribute of each environment; empty if they have none such, or tell nothing.
+    An attribute of each environment; empty if they do not have it.
 
     :param env: environments
     :param name: of the attribute
@@ -73,11 +72,11 @@ def ask(env: VecEnv, name: str) -> list[Any]:
 
 class EpisodeRecord:
     """
-    What one episode leaves behind while it runs.
+    The record of one episode while it runs.
 
     :param observation: first observation
     :param info: of the reset
-    :raises ValueError: if the info holds a place that is none
+    :raises ValueError: if the info holds a place that is not valid
     """
 
     def __init__(self, observation: Any, info: dict[str, Any]) -> None:
@@ -129,7 +128,7 @@ class EpisodeRecord:
 
 def run_episodes(act: Act, env: VecEnv, n: int, limit: StepLimit, *, frames: bool = False) -> list[EpisodeRecord]:
     """
-    Run one episode in each of the first ``n`` environments; spare ones act, too, unrecorded.
+    Run one episode in each of the first ``n`` environments; the others act, too, but are not recorded.
 
     :param act: what acts
     :param env: environments

@@ -1,4 +1,4 @@
-"""How faithfully phi and the skills do what they are learnt for: direction, constraint, temporal distance."""
+"""How well phi and the skills keep what they are trained for: direction, constraint, temporal distance."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def temporal_correlation(
 
     :param paths: phi of each trajectory's states, (T + 1, dim), see :func:`encode_trajectories`
     :param method: Pearson's correlation of the values, or Spearman's of their ranks
-    :param max_pairs: look at this many pairs, drawn at random, where there are more
+    :param max_pairs: use at most this many pairs, drawn at random
     :param seed: of the draw
-    :return: in [-1, 1]; NaN where either does not vary
+    :return: in [-1, 1]; NaN if either does not vary
     """
     check_choice("method", method, ("pearson", "spearman"))
     check_count("max_pairs", max_pairs)
@@ -122,7 +122,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _checked(paths: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """Refuse what are no paths of phi."""
+    """Refuse values that are not paths of phi."""
     if not isinstance(paths, Sequence) or not len(paths) or any(np.ndim(path) != 2 or len(path) < 2 for path in paths):
         raise ValueError(
             "paths must each have shape (T + 1, dim) with T >= 1, at least one of them, got "

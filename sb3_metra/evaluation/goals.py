@@ -30,7 +30,7 @@ from sb3_metra.evaluation.rollout import shape_or_value
 
 class GoalReacher:
     """
-    A policy that goes where it is told, without any training: z points from phi(s) to phi(goal) (METRA paper, 5.4).
+    A policy that goes to a goal without training: z points from phi(s) to phi(goal) (METRA paper, 5.4).
 
     It follows SB3's predictor protocol, so that ``evaluate_policy`` runs it. Its state is the skill it follows.
 
@@ -40,7 +40,7 @@ class GoalReacher:
         ``skill_toward(observation, goal)`` chooses the skill itself
     :param goals: the observation at the goal, or a batch of them, one for each environment
     :param hold: keep the skill chosen at an episode's start instead of choosing at every step
-    :raises ValueError: if the goals are no observations, or the model has no phi
+    :raises ValueError: if the goals are not observations, or the model has no phi
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class GoalReacher:
 
     @property
     def goals(self) -> Any:
-        """Where to go; setting it sends the policy elsewhere."""
+        """The goals; set them to send the policy elsewhere."""
         return self._goals
 
     @goals.setter
@@ -120,7 +120,7 @@ class GoalReacher:
 @dataclass
 class GoalTrajectories:
     """
-    What :func:`evaluate_goals` saw: one episode for each of n goals.
+    The result of :func:`evaluate_goals`: one episode for each of n goals.
 
     :param goals: places of the goals, (n, k), in the environment's unit
     :param coordinates: for each goal the agent's places, first and final state included, (T + 1, k)
@@ -137,7 +137,7 @@ class GoalTrajectories:
         :return: ``goal_distance``, and for each radius ``goal_success_...`` and ``goal_staying_time_...``
         """
         if not check_numbers("radii", radii, ndim=1).size:
-            raise ValueError(f"radii must be distances, at least one, got {radii!r}")
+            raise ValueError(f"radii must be a list of at least one distance, got {radii!r}")
         result = {"goal_distance": float(goal_distance(self.coordinates, self.goals).mean())}
         for radius in radii:
             result[f"goal_success_{radius:g}"] = float(goal_success(self.coordinates, self.goals, radius).mean())
@@ -216,7 +216,7 @@ def evaluate_goals(
     progress: Callable[[int], None] | None = None,
 ) -> GoalTrajectories:
     """
-    Go to each goal for one whole, deterministic episode, in as many environments at once as there are.
+    Go to each goal for one whole, deterministic episode, in all environments at once.
 
     :param model: the policy over states and skills
     :param env: an environment, or a vectorised one, that reports ``info["coordinates"]`` and whose method
@@ -226,11 +226,11 @@ def evaluate_goals(
     :param encode: phi; ``None``: the model's ``encode``
     :param prior: p(z); ``None``: the model's ``skill_prior``
     :param hold: keep the skill chosen at an episode's start (the paper: in Kitchen) instead of choosing at every step
-    :param seed: of the environments' resets; ``None``: as they come
+    :param seed: of the environments' resets; ``None``: no seed
     :param max_episode_steps: as for :func:`rollout_skills`
     :param progress: called with the number of goals that are done
     :return: goals and trajectories, whose ``metrics()`` are goal distance, success and staying time
-    :raises ValueError: for goals that are no table of places, and environments that lack what is needed
+    :raises ValueError: if goals are not a table of places, or the environment lacks something
     """
     try:
         places = np.asarray(goals, dtype=np.float64)
@@ -274,11 +274,11 @@ def evaluate_task_goals(
     :param encode: phi; ``None``: the model's ``encode``
     :param prior: p(z); ``None``: the model's ``skill_prior``
     :param hold: keep the skill chosen at an episode's start, as the paper does, instead of choosing at every step
-    :param seed: of the environments' resets; ``None``: as they come
+    :param seed: of the environments' resets; ``None``: no seed
     :param max_episode_steps: as for :func:`rollout_skills`
     :param progress: called with the number of episodes that are done
     :return: whether each episode achieved its task, (n,)
-    :raises ValueError: for environments that lack what is needed, and tasks that are none
+    :raises ValueError: if the environment lacks something, or a task is unknown
     """
     named = isinstance(tasks, Sequence) and all(isinstance(task, str) for task in tasks)
     if isinstance(tasks, str) or not named or not tasks:
@@ -367,12 +367,12 @@ class _Journey:
 
 def desired_goals(env: VecEnv | gym.Env, n: int = 50, seed: int | None = 0) -> np.ndarray:
     """
-    Goals that a goal environment desires itself, one a reset.
+    Goals that a goal environment asks for, one for each reset.
 
     :param env: an environment, or a vectorised one, with observations of the keys ``observation``, ``achieved_goal``
         and ``desired_goal``
     :param n: number of goals
-    :param seed: of the resets; ``None``: as they come
+    :param seed: of the resets; ``None``: no seed
     :return: (n, k)
     :raises ValueError: if it is no goal environment
     """
@@ -387,7 +387,7 @@ def desired_goals(env: VecEnv | gym.Env, n: int = 50, seed: int | None = 0) -> n
 
 
 def _goal_observations(env: VecEnv, goals: list[Any], observation: Any) -> Any:
-    """What is seen at the goals, one for each environment; spare environments go where the first one goes."""
+    """Observations at the goals, one for each environment; spare environments follow the first."""
     padded = goals + goals[:1] * (env.num_envs - len(goals))
     if env.has_attr("goal_observation"):
         seen = batch([env.env_method("goal_observation", goal, indices=[i])[0] for i, goal in enumerate(padded)])

@@ -1,4 +1,4 @@
-"""What an environment says of itself in its metadata: the unit of its coordinates, and how far goals lie."""
+"""What an environment's metadata say: the unit of its coordinates, and how far goals lie."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sb3_metra.evaluation.episodes import ask
 
 def unit_of(env: VecEnv) -> str:
     """
-    The unit of coordinates, ``env.metadata["unit"]``; empty if an environment does not say.
+    The unit of coordinates, ``env.metadata["unit"]``; empty if the environment does not say.
 
     :param env: environments
     """
@@ -24,7 +24,7 @@ def goal_range_of(env: VecEnv) -> tuple[float, ...] | None:
     How far from the origin goals lie along each coordinate, ``env.metadata["goal_range"]``: a number, or one for each.
 
     :param env: environments, after a reset
-    :return: half the edges of a box, (k,); ``None`` if an environment does not say
+    :return: half the edges of a box, (k,); ``None`` if the environment does not say
     """
     half_widths = _metadata(env).get("goal_range")
     if half_widths is None:
@@ -35,10 +35,10 @@ def goal_range_of(env: VecEnv) -> tuple[float, ...] | None:
 
 def frames_per_second_of(env: VecEnv) -> float | None:
     """
-    How fast pictures follow each other in life, ``env.metadata["render_fps"]``.
+    Pictures per second in real time, ``env.metadata["render_fps"]``.
 
     :param env: environments
-    :return: pictures per second; ``None`` if an environment does not say
+    :return: pictures per second; ``None`` if the environment does not say
     """
     return _metadata(env).get("render_fps")
 

@@ -36,7 +36,7 @@ def evaluate_skills(
     constraint_norm: Literal["sum", "mean"] | None = None,
 ) -> dict[str, float]:
     """
-    Roll out skills, one deterministic episode each, and measure all that the environment and the model allow.
+    Roll out skills, one deterministic episode each, and compute all metrics that the environment and the model allow.
 
     :param model: an algorithm with a ``skill_prior``; phi is measured where it has ``encode``
     :param env: an environment, or a vectorised one
@@ -49,7 +49,7 @@ def evaluate_skills(
     :param columns: as for :func:`skill_metrics`
     :param constraint_norm: as for :func:`skill_metrics`; ``None``: the model's
     :return: metrics by name, see :func:`skill_metrics`
-    :raises ValueError: for arguments that cannot work, each named
+    :raises ValueError: if an argument is wrong; the message names it
     """
     prior, norm = require_prior(model), constraint_norm_of(model) if constraint_norm is None else constraint_norm
     check_flag("phi", phi)
@@ -161,7 +161,7 @@ def skill_table(
 
 
 def _check(trajectories: Any, prior: Any, encode: Any, cell_size: Any, columns: Any) -> None:
-    """Refuse what no metrics can be taken from."""
+    """Refuse trajectories that no metrics can be computed from."""
     check_trajectories(trajectories)
     if prior is not None:
         check_prior(prior)
@@ -174,7 +174,7 @@ def _check(trajectories: Any, prior: Any, encode: Any, cell_size: Any, columns: 
 
 def headline(metrics: dict[str, float]) -> str | None:
     """
-    Which metric a repertoire is judged by, and the best model kept by: ``policy_state_coverage``, ``task_coverage``
+    The metric by which a repertoire is judged and the best model is kept: ``policy_state_coverage``, ``task_coverage``
     where there are tasks and no coordinates, ``None`` where there is neither.
 
     :param metrics: what :func:`skill_metrics` returns
@@ -184,7 +184,7 @@ def headline(metrics: dict[str, float]) -> str | None:
 
 def judged_by(model: SkillModel, env: VecEnv | gym.Env, **kwargs: Any) -> str | None:
     """
-    Which metric an environment lets a repertoire be judged by, from one episode of one skill; see :func:`headline`.
+    The metric that a repertoire is judged by in an environment, from one episode of one skill; see :func:`headline`.
 
     :param model: an algorithm with a ``skill_prior``
     :param env: an environment, or a vectorised one

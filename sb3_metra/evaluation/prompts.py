@@ -1,4 +1,4 @@
-"""A skill for a wish: roll out a few, learn what each step is worth, ask the model, and try its answer."""
+"""The skill for a reward: roll out some skills, fit the reward of their steps, and try the answer."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def prompt_skill(
     :param env: an environment, or a vectorised one, that reports ``info["coordinates"]``
     :param reward: arithmetic over ``x``, ``y``, ``vx``, ``vy``, ``speed``, ``heading``, see
         :func:`~sb3_metra.evaluation.quantities.parse_expression`
-    :param n_skills: how many skills are rolled out to learn what steps are worth
+    :param n_skills: number of skills that are rolled out to fit the reward
     :param seed: of these skills and of the environments' resets
     :param max_episode_steps: as for :func:`~sb3_metra.evaluation.rollout_skills`
-    :raises ValueError: if the reward cannot be read, or is the same at each step; or if nothing says where the agent is
+    :raises ValueError: if the reward cannot be read or is constant, or the environment reports no coordinates
     """
     env = as_vec_env(env)
     options: dict[str, Any] = {"seed": seed, "max_episode_steps": max_episode_steps}

@@ -31,7 +31,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 def step_quantities(coordinates: np.ndarray, rate: float | None = None) -> dict[str, np.ndarray]:
     """
-    What each step of an episode ends at and how fast it goes.
+    Place and velocity after each step of an episode.
 
     :param coordinates: places, ``info["coordinates"]`` of T + 1 states, (T + 1, k), where k is at most 3
     :param rate: steps per second; ``None``: velocities are per step

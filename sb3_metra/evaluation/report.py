@@ -50,7 +50,7 @@ class Report(NamedTuple):
     A page that was written.
 
     :param path: the file
-    :param notes: sentences about what the page lacks, which stand on it, too
+    :param notes: sentences about what the page lacks; the page shows them, too
     :param size: bytes
     """
 
@@ -83,18 +83,18 @@ def write_report(
 
     The same model, environment, seed and day give the same page.
 
-    :param model: an algorithm of this package, or whatever has ``predict`` and ``skill_prior``. The page shows phi if
+    :param model: an algorithm of this package, or anything with ``predict`` and ``skill_prior``. The page shows phi if
         it has ``encode``
     :param env: an environment, or a vectorised one
     :param path: the file to write
     :param skills: the skills to record, (n, skill_dim); ``None``: spread evenly
-    :param n_skills: how many to spread; ``None``: 24 on a circle, 32 in more dimensions, both ends of a line, at most
-        48 of discrete ones
+    :param n_skills: number of skills to spread; ``None``: 24 on a circle, 32 in space, both ends of a line, at most
+        48 discrete ones
     :param measured: trajectories to take the numbers from, as ``rollout_skills`` returns them; ``None``: of 48 skills
         drawn from p(z), as ``policy_state_coverage`` measures them
     :param seed: of skills and of the environments' resets
     :param curves: what :func:`~sb3_metra.evaluation.runs.read_curves` returns
-    :param about: what else to say, by name, such as the command
+    :param about: further entries by name, such as the command
     :param trained_with: versions of packages that the model was trained with, by name
     :param unit: of the coordinates, such as ``"m"``; ``None``: what the environment's metadata say
     :param film: film the skills, where the environment was made with ``render_mode="rgb_array"``
@@ -102,7 +102,7 @@ def write_report(
     :param max_megabytes: largest size of the file, in millions of bytes; films are made smaller to stay below it
     :param progress_bar: show one while skills are recorded; it needs tqdm
     :return: the file, its size, and what it lacks
-    :raises ValueError: for arguments that cannot work, each named
+    :raises ValueError: if an argument is wrong; the message names it
     """
     if n_skills is not None:
         check_count("n_skills", n_skills)

@@ -48,16 +48,16 @@ class SkillTrajectory:
 
 def check_trajectories(trajectories: Any, name: str = "trajectories") -> None:
     """
-    Refuse what :func:`rollout_skills` does not return.
+    Refuse anything but what :func:`rollout_skills` returns.
 
-    :param trajectories: what came
+    :param trajectories: the given value
     :param name: of the argument
     :raises ValueError: if it holds no trajectory, or something else
     """
     if isinstance(trajectories, SkillTrajectory) or not isinstance(trajectories, Sequence) or not trajectories:
-        raise ValueError(f"{name} must hold at least one, as rollout_skills returns them, got {trajectories!r}")
+        raise ValueError(f"{name} must hold at least one trajectory of rollout_skills, got {trajectories!r}")
     for other in (one for one in trajectories if not isinstance(one, SkillTrajectory)):
-        raise ValueError(f"{name} must be as rollout_skills returns them, got a {type(other).__name__} among them")
+        raise ValueError(f"{name} must hold trajectories of rollout_skills, got a {type(other).__name__}")
 
 
 def has_coordinates(trajectories: Sequence[SkillTrajectory]) -> bool:
@@ -83,15 +83,15 @@ def rollout_skills(
     """
     Follow each skill for one whole episode.
 
-    :param model: the policy; drawing random numbers is left to ``deterministic=False``
+    :param model: the policy, which draws random numbers only with ``deterministic=False``
     :param env: an environment, or a vectorised one of any size. A model that learnt on normalised observations sees
-        them normalised by the statistics that it carries, whatever ``VecNormalize`` there is. One that carries none
-        sees them as ``env`` normalises them, which must not be training
+        them normalised by its stored statistics, whatever ``VecNormalize`` there is. A model without any sees them as
+        ``env`` normalises them, which must not be training
     :param skills: (n, skill_dim)
     :param deterministic: take the policy's mode
     :param frames: render every state but the final one, too; the environment needs ``render_mode="rgb_array"``
-    :param seed: seed of the environments' reset; ``None``: as they come. What follows the first episodes is drawn from
-        there on, so that another number of environments gives other starts
+    :param seed: seed of the environments' reset; ``None``: no seed. Another number of environments
+        gives other starts
     :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them, see
         :data:`~sb3_metra.evaluation.episodes.PATIENCE`
     :param progress_bar: show a progress bar, on the standard error; it needs tqdm
@@ -120,10 +120,10 @@ def rollout_skills(
 
 def check_skills(model: SkillModel, skills: Any) -> np.ndarray:
     """
-    Refuse what is no table of a model's skills.
+    Refuse anything but a table of a model's skills.
 
     :param model: what follows them
-    :param skills: what came
+    :param skills: the given value
     :return: (n, skill_dim), float32
     :raises ValueError: if they have another shape, or cannot come from the model's prior
     """
@@ -147,16 +147,16 @@ def check_skills(model: SkillModel, skills: Any) -> np.ndarray:
 
 def shape_or_value(value: Any) -> Any:
     """
-    What to say of an array that is refused.
+    The shape of a refused array, or the value.
 
-    :param value: what came
+    :param value: the given value
     """
     return value.shape if isinstance(value, np.ndarray) else repr(value)
 
 
 class Progress:
     """
-    tqdm's progress bar, or nothing that looks the same.
+    tqdm's progress bar, or a stand-in that shows nothing.
 
     :param total: how many things there are
     :param unit: what they are, such as ``"skill"``

@@ -1,4 +1,4 @@
-"""What a run leaves behind: SB3's progress.csv, rl_zoo3's evaluations.npz, and what ``sb3-metra evaluate`` writes."""
+"""The files of a run: SB3's progress.csv, rl_zoo3's evaluations.npz, and what ``sb3-metra evaluate`` writes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def find_log(path: str | Path, name: str = "RUN") -> Path:
     The file that holds a run's log.
 
     :param path: the file, or the run's folder
-    :param name: what to call it in an error
-    :raises ValueError: where there is none
+    :param name: its name in an error
+    :raises ValueError: if there is none
     """
     path = check_path("path", path)
     if path.is_file():
@@ -50,9 +50,9 @@ def read_log(path: str | Path, name: str = "RUN") -> dict[str, np.ndarray]:
     the reward. Of an evaluation of a saved model, one row, with its steps where they are known.
 
     :param path: a CSV file, evaluations.npz, an evaluation's JSON, or a folder that holds one
-    :param name: what to call it in an error
+    :param name: its name in an error
     :return: each (n,), float64, NaN where nothing was logged
-    :raises ValueError: where there is no such file, or it cannot be read
+    :raises ValueError: if there is no such file, or it cannot be read
     """
     log = _read(find_log(path, name))
     if not log or not len(next(iter(log.values()))):
@@ -100,7 +100,7 @@ def column(log: dict[str, np.ndarray], name: str) -> str:
 
     :param log: what :func:`read_log` returns
     :param name: for example ``"eval/policy_state_coverage"`` or ``"policy_state_coverage"``
-    :raises ValueError: where there is no such column, or several
+    :raises ValueError: if there is no such column, or several
     """
     check_mapping("log", log)
     if check_text("name of a column", name) in log:

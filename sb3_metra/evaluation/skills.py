@@ -14,13 +14,13 @@ _N_CANDIDATES = 2048
 
 def skills_to_show(prior: SkillPrior, n: int | None = None, seed: int = 0) -> np.ndarray:
     """
-    Skills spread evenly: discrete ones in order, both ends of a line, points on a circle from the first axis on, or
+    Skills spread evenly: discrete ones in order, both ends of a line, points on a circle starting at the first axis, or
     directions that are far from each other.
 
     :param prior: p(z)
-    :param n: how many at most; ``None``: as many as a page shows well
+    :param n: the most skills; ``None``: as many as a page shows well
     :param seed: of directions in more than two dimensions
-    :return: (n, skill_dim), float32; of finitely many skills there are no more than there are
+    :return: (n, skill_dim), float32; at most as many as there are skills
     :raises ValueError: if ``n`` is no positive integer
     """
     check_prior(prior)
@@ -66,7 +66,7 @@ def skill_angles(skills: np.ndarray) -> np.ndarray:
 
     :param skills: (n, skill_dim)
     :return: in radians, (n,)
-    :raises ValueError: if they are no table of finite numbers
+    :raises ValueError: unless they are a table of finite numbers
     """
     if np.ndim(skills) != 2 or not np.size(skills):
         raise ValueError(f"skills must have shape (n, skill_dim), got {np.shape(skills)}")

@@ -55,7 +55,7 @@ def evaluate_starts(
     :param seed: of skills, places and resets
     :param max_episode_steps: as for :func:`~sb3_metra.evaluation.rollout_skills`
     :return: ``start_spread``, the mean over skills, ``start_spread_by_skill``, and ``distance``, how far episodes get
-    :raises ValueError: if the environment does not begin where it is told, or says nothing of places
+    :raises ValueError: if the environment ignores the place of a reset, or reports no coordinates
     """
     check_count("n_starts", n_starts, 2)
     skills, given = draw_skills(require_prior(model), n_skills, check_seed("seed", seed)), as_vec_env(env)

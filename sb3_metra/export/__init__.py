@@ -1,4 +1,4 @@
-"""Skills that leave the house: ONNX, weights, a contract, and a player without PyTorch and SB3."""
+"""Export of skills: ONNX, weights, a contract, and a player without PyTorch and SB3."""
 
 from sb3_metra.export.writer import export_skills
 

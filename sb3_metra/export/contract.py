@@ -22,13 +22,13 @@ def make_contract(
     model: Any, skills: Mapping[str, Any] | None, metadata: Mapping[str, Any], license: str | None
 ) -> dict[str, Any]:
     """
-    What there is to know of a model's skills, but for the files.
+    Everything about a model's skills except the files' hashes.
 
     :param model: an algorithm
     :param skills: skills by name; ``None``: see :func:`name_skills`
     :param metadata: of the environment
     :param license: of the weights
-    :raises ValueError: if a skill is none of the model's
+    :raises ValueError: if a skill is not one of the model's
     """
     prior = model.skill_prior
     named = name_skills(prior) if skills is None else read_skills(prior, skills)
@@ -51,7 +51,7 @@ def make_contract(
 
 def name_skills(prior: SkillPrior) -> dict[str, np.ndarray]:
     """
-    Names for skills that nobody has named: discrete ones by number, else both ways along each axis, ``+0``, ``-0``, ...
+    Names for skills without a name: discrete ones by number, else both ways along each axis, ``+0``, ``-0``, ...
 
     :param prior: p(z)
     """
@@ -69,7 +69,7 @@ def read_skills(prior: SkillPrior, skills: Mapping[str, Any]) -> dict[str, np.nd
 
     :param prior: p(z)
     :param skills: vectors by name
-    :raises ValueError: if a name is none, or a vector is no skill
+    :raises ValueError: if a name is not valid, or a vector is not a skill
     """
     named = {}
     for name, z in check_mapping("skills", skills).items():
@@ -106,7 +106,7 @@ def describe_space(space: spaces.Space) -> dict[str, Any]:
 
 def describe_noise(model: Any) -> dict[str, Any]:
     """
-    What sampled actions are made of: how many draws, from which distribution, and what gives the policy's mode.
+    The noise behind sampled actions: number of draws, distribution, and the value for the policy's mode.
 
     :param model: an algorithm
     """

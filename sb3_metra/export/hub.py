@@ -48,7 +48,7 @@ def push_to_hub(
     :param endpoint: address of the Hub; ``None``: that of huggingface_hub, which reads ``HF_ENDPOINT``
     :param commit_message: the commit's
     :return: address of the commit
-    :raises ValueError: if an argument cannot work
+    :raises ValueError: if an argument is wrong
     :raises ImportError: if huggingface_hub is missing
     """
     check_versions("hub")
@@ -85,11 +85,11 @@ def load_from_hub(
     """
     Fetch a file of a model from the Hugging Face Hub: ``sb3_metra.load(load_from_hub("me/ant"))``.
 
-    As in the zoo's ``huggingface_sb3``, this is the file's path. Nothing in it is run, neither here nor by ``load``.
+    Returns the file's path, as the zoo's ``huggingface_sb3``. Nothing in it is run, neither here nor by ``load``.
 
     :param repo_id: such as ``"me/ant"``
     :param filename: of the file
-    :param revision: commit, branch or tag; a commit stays what it is
+    :param revision: commit, branch or tag; a commit never changes
     :param token: of the Hub; ``None``: the one that is logged in
     :param endpoint: address of the Hub; ``None``: that of huggingface_hub, which reads ``HF_ENDPOINT``
     :param cache_dir: where files are kept; ``None``: huggingface_hub's own folder
@@ -122,7 +122,7 @@ def check_repo_id(repo_id: Any) -> str:
     """
     Refuse what names no repository.
 
-    :param repo_id: what came
+    :param repo_id: the given value
     :raises ValueError: unless it is ``OWNER/NAME``
     """
     if not isinstance(repo_id, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id):

@@ -1,5 +1,5 @@
 """
-Plays exported skills with NumPy and onnxruntime alone: copy the folder that holds this file, and import it from there.
+Plays exported skills with NumPy and onnxruntime alone. Copy the folder of this file, and import it from there.
 
     from skill_player import SkillPlayer
 
@@ -24,11 +24,11 @@ FORMAT = 1
 
 class SkillPlayer:
     """
-    A policy over observations and skills, and its representation phi if it has one. Nothing in the folder is run.
+    A policy over observations and skills, and its representation phi if it has one. No code in the folder is run.
 
     :param folder: what ``model.export`` wrote
     :param sha256: of ``skills.json``, if you know which one you expect; it holds the hashes of the others
-    :raises ValueError: if the folder is not whole, tampered with, or of another format
+    :raises ValueError: if the folder is incomplete, changed, or of another format
     """
 
     def __init__(self, folder: str | Path, sha256: str | None = None) -> None:
@@ -100,13 +100,13 @@ class SkillPlayer:
         return contract
 
     def _open(self, name: str) -> onnxruntime.InferenceSession:
-        """A network, whose bytes are those that the contract speaks of."""
+        """A network whose bytes match the contract."""
         try:
             content = (self.folder / name).read_bytes()
         except OSError as error:
             raise ValueError(f"{self.folder} is not whole: {name} cannot be read, {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != self.contract["files"][name]["sha256"]:
-            raise ValueError(f"{self.folder} was tampered with: {name} is not the file that skills.json speaks of")
+            raise ValueError(f"{self.folder} was changed: {name} does not match its SHA-256 in skills.json")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # the networks are small
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -137,7 +137,7 @@ class SkillPlayer:
             raise ValueError(f"observation must be a dictionary of {list(parts)}, got {got}")
         read = {key: self._part(key, observation[key], part, statistics.get(key)) for key, part in parts.items()}
         if len({(len(array), batched) for array, batched in read.values()}) > 1:
-            raise ValueError("observation must hold as many of each key")
+            raise ValueError("observation must hold the same number of each key")
         array, batched = next(iter(read.values()))
         return {f"observation.{key}": x for key, (x, _) in read.items()}, len(array), batched
 
@@ -149,7 +149,7 @@ class SkillPlayer:
         if array.shape not in (shape, (len(array) if array.ndim else 0, *shape)):
             raise ValueError(f"{name} must have shape {shape}, or (n, ...) for n of them, got {array.shape}")
         if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-            raise ValueError(f"{name} must be finite numbers, got others among them")
+            raise ValueError(f"{name} must be finite numbers, got NaN or infinity")
         batched = array.shape != shape
         if statistics is not None:
             mean, var = (np.array(statistics[key]).reshape(shape) for key in ("mean", "var"))
@@ -161,7 +161,7 @@ class SkillPlayer:
 
 
 def _run(network: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """What a network gives; it has no input for what it does not look at, such as a desired goal."""
+    """The outputs of a network, which has no input for what it ignores, such as a desired goal."""
     known = {known.name for known in network.get_inputs()}
     (output,) = network.run(None, {name: x for name, x in inputs.items() if name in known})
     return output

@@ -81,7 +81,7 @@ def _write_networks(model: Any, target: Path, noise_size: int) -> list[str]:
 
 def metadata_of(env: VecEnv | None) -> dict[str, Any]:
     """
-    What environments say of themselves.
+    The environments' metadata for the contract.
 
     :param env: environments, or ``None``
     """

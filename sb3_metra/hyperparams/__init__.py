@@ -2,7 +2,7 @@
 The shipped settings of every algorithm and environment, in rl-zoo3's YAML; reading them needs no rl_zoo3.
 
 ``metra.yml`` holds each environment's values whole. Another method's file holds what differs: a block ``every`` for all
-environments, and a block for each environment that needs one. There ``null`` takes one of METRA's arguments away.
+environments, and a block for each environment that needs one. There ``null`` removes one of METRA's arguments.
 """
 
 import atexit
@@ -37,7 +37,7 @@ def load_settings(env_id: str, algorithm: str = "metra", paper: bool = False) ->
     """
     Read one environment's settings.
 
-    :param env_id: id of the environment; one without an entry of its own gets the ``default`` entry
+    :param env_id: id of the environment; without an entry of its own, the entry ``default``
     :param algorithm: name of the algorithm, e.g. ``"metra"``
     :param paper: the authors' settings instead of the best ones measured
     :return: rl-zoo3's keys (``n_envs``, ``n_timesteps``, ``env_kwargs``, ...) and the algorithm's arguments

@@ -1,1 +1,1 @@
-"""Studies: many runs from one file, on this machine, on Ray or on SLURM, and what they come to."""
+"""Studies: many runs from one file, on this machine, on Ray or on SLURM, and their results."""

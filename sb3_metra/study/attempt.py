@@ -35,7 +35,7 @@ def attempt(out: str, name: str, mark: str, on_evaluation: Callable[[dict[str, A
     :param mark: of the study
     :param on_evaluation: called with the steps, coverage and CPU seconds of each evaluation but the last one
     :return: what its ``result.json`` says, also if the trial cannot work
-    :raises Exception: for what may go well another time; ``error.txt`` says it in one line
+    :raises Exception: if another attempt may succeed; ``error.txt`` holds the reason in one line
     """
     place = Path(out) / name
     try:
@@ -84,7 +84,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> int:
-    """Make an attempt; the status is 1 if it may go well another time."""
+    """Make an attempt; the status is 1 if another attempt may succeed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         out, name, mark = sys.argv[1:4]

@@ -1,4 +1,4 @@
-"""A study's folder: what it is to run, and how far each trial is. All that a study knows is in these files."""
+"""A study's folder: its trials and how far each is. These files are its only state."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class State:
 @contextmanager
 def opened(study: Study, out: Path) -> Iterator[str]:
     """
-    While it is open, a study owns its folder. Trials that are there stay; those that failed are to run again.
+    Own a study's folder while it is open. Finished trials stay, failed ones run again.
 
     :param study: what to run
     :param out: its folder
@@ -70,7 +70,7 @@ def opened(study: Study, out: Path) -> Iterator[str]:
 
 
 def _check_same(known: Mapping[str, Any], study: Study, out: Path) -> None:
-    """Refuse a study whose trials are others; it may have more of them."""
+    """Refuse a study with changed trials; it may have further ones."""
     for name, trial in known["trials"].items():
         if name not in study.trials:
             what = f"{name} is not in it any more"
@@ -93,10 +93,10 @@ def _differences(before: Any, now: Any, name: str = "it") -> list[str]:
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """
-    While it is open, no other process holds the folder; a process that is killed lets go of it.
+    Lock a folder against other processes; the lock of a killed process is released.
 
     :param folder: the folder
-    :param what: how to call it in an error
+    :param what: its name in an error
     :raises ValueError: if another process holds it
     """
     lock = FileLock(folder / LOCK, timeout=0)
@@ -145,7 +145,7 @@ def read_result(place: Path) -> dict[str, Any]:
 
 def end_trial(place: Path, status: str, error: str = "") -> dict[str, Any]:
     """
-    Say how a trial ended. A checkpoint is kept only if it failed.
+    Store how a trial ended. A checkpoint is kept only if it failed.
 
     :param place: the trial's folder
     :param status: ``finished``, ``stopped`` or ``failed``
@@ -163,7 +163,7 @@ def end_trial(place: Path, status: str, error: str = "") -> dict[str, Any]:
 
 def note_error(place: Path, error: BaseException | str) -> None:
     """
-    Keep why an attempt failed, for whoever started it.
+    Store why an attempt failed, for the process that started it.
 
     :param place: the trial's folder
     :param error: what was raised, or words
@@ -176,10 +176,10 @@ def note_error(place: Path, error: BaseException | str) -> None:
 
 def read_error(place: Path, otherwise: str) -> str:
     """
-    Why an attempt failed; asked for once.
+    Why an attempt failed; can be read once.
 
     :param place: the trial's folder
-    :param otherwise: what to say if it left no word
+    :param otherwise: what to say if no reason was stored
     """
     try:
         text = (place / ERROR).read_text(encoding="utf-8").strip()

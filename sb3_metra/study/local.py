@@ -23,11 +23,11 @@ _POLL_SECONDS = 0.2
 
 class Gpus:
     """
-    The GPUs of this machine, of which trials take parts.
+    The GPUs of this machine, shared by trials.
 
     :param count: how many there are
     :param share: what a trial takes: a part of one, or several whole ones
-    :raises ValueError: if there is too little
+    :raises ValueError: if there are too few
     """
 
     def __init__(self, count: int, share: float) -> None:
@@ -67,8 +67,8 @@ def run_local(study: Study, out: Path, mark: str, jobs: int, show: Show) -> None
     :param study: the study
     :param out: its folder
     :param mark: of the study
-    :param jobs: how many trials run at once
-    :param show: called now and then
+    :param jobs: number of trials that run at once
+    :param show: called from time to time
     :raises ValueError: if this machine cannot run it
     """
     if study.scheduler is not None:

@@ -34,7 +34,7 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
     :param out: its folder, which all nodes see under this path
     :param mark: of the study
     :param address: of a cluster, ``auto`` for the one that this machine belongs to; ``None``: one on this machine
-    :param show: called now and then
+    :param show: called from time to time
     :raises ValueError: if the cluster cannot be reached or the scheduler not made
     """
     names = to_run(study, out)

@@ -50,13 +50,13 @@ class TrialJob:
 
 def run_slurm(study: Study, out: Path, mark: str, words: Sequence[str], show: Show) -> None:
     """
-    Run a study's trials as jobs, and wait for them. Jobs outlive whoever waits; the same command finds them again.
+    Run a study's trials as jobs and wait. Jobs continue without this process; the same command finds them.
 
     :param study: the study
     :param out: its folder, which all nodes see under this path
     :param mark: of the study
     :param words: options of ``sbatch`` as ``KEY=VALUE``, and ``cluster=local`` to try it on this machine
-    :param show: called now and then
+    :param show: called from time to time
     :raises ValueError: if the jobs cannot be queued
     """
     if study.scheduler is not None:

@@ -61,11 +61,11 @@ class Study:
     What a study's file says.
 
     :param name: of the file
-    :param trials: what to run, by name
+    :param trials: the trials by name
     :param cpus: CPUs of a trial
     :param gpus: GPUs of a trial, also a part of one
     :param device: of PyTorch
-    :param retries: how often a trial that failed is tried again
+    :param retries: how often a failed trial is tried again
     :param checkpoint_minutes: minutes between two checkpoints of a trial
     :param scheduler: ``name``, one of Tune's schedulers, and its arguments; empty: all trials run to their end
     """
@@ -117,7 +117,7 @@ def read_study(path: str | Path) -> Study:
     Read and check a study's file.
 
     :param path: a YAML file, or the name of a shipped one
-    :raises ValueError: for what cannot work, in one sentence
+    :raises ValueError: if the file is wrong, in one sentence
     """
     try:
         import yaml
@@ -140,7 +140,7 @@ def make_study(name: str, content: Any) -> Study:
 
     :param name: of the study
     :param content: the file's values
-    :raises ValueError: for the first that cannot work
+    :raises ValueError: for the first that is wrong
     """
     content = read_numbers(_mapping(content, "a study"))
     _check_keys("a study", content, _KEYS)

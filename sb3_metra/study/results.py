@@ -1,4 +1,4 @@
-"""What trials come to: one CSV with a row for each trial and evaluation, and what is drawn from it."""
+"""Results of trials: one CSV with a row for each trial and evaluation, and what is drawn from it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _measured(line: Mapping[str, str]) -> dict[str, str]:
 
 def find_change(settings: Mapping[str, Any]) -> str:
     """
-    What a run has other than the shipped settings.
+    What differs from the shipped settings.
 
     :param settings: what its ``settings.json`` says
     :return: such as ``gradient_steps=160``; empty if nothing
@@ -150,9 +150,9 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None]) -> Row:
 
 def name_of(method: str) -> str:
     """
-    How a method is called in tables.
+    The name of a method in tables.
 
-    :param method: ``metra``, or whatever somebody calls a method of their own
+    :param method: ``metra``, or the name of a method of your own
     """
     return METHODS[method].__name__ if method in METHODS else method
 

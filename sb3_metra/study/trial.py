@@ -1,4 +1,4 @@
-"""One run, from its settings to a model: what a study runs many times, and ``benchmarks/train.py`` once."""
+"""One run, from its settings to a model; a study has many, ``benchmarks/train.py`` one."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class TimedCheckpoint(RunCheckpointCallback):
 
 class _Reporter(BaseCallback):
     """
-    Hands each evaluation on but the last one, after which the model is still to be saved.
+    Passes on each evaluation except the last one, after which the model is still to be saved.
 
     :param coverage: the evaluations, a callback before this one
     :param log: where they are logged
@@ -180,7 +180,7 @@ def make_envs(
     Environments that MuJoCo draws in a process each, its bodies in a batch, others in turn.
 
     :param env_id: id of the environment, or ``dmc/DOMAIN-TASK``
-    :param n_envs: how many
+    :param n_envs: number of environments
     :param seed: of the first one
     :param env_kwargs: their arguments
     :param n_threads: threads of a batch; ``None``: one for each core

@@ -86,7 +86,7 @@ def plot_training(
     :param path: where to write the picture; its ending chooses the format: PNG, SVG, PDF, ...
     :param title: a line above it
     :param theme: ``"light"`` or ``"dark"``
-    :raises ValueError: where the log holds none of it
+    :raises ValueError: if the log holds none of it
     """
     check_mapping("progress", progress)
     panels = [panel for panel in TRAINING_PANELS if panel[0] in progress]

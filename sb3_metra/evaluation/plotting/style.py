@@ -1,4 +1,4 @@
-"""What the pictures share: light and dark, a colour for each skill and the key to it, and how a figure is written."""
+"""What the pictures share: light and dark, a colour for each skill and the key to it, and how a figure is saved."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def plot_trajectories(
     :param title: a line above it
     :param columns: which one or two coordinates to draw, by number; ``None``: the first two
     :param theme: ``"light"`` or ``"dark"``
-    :raises ValueError: where there is nothing to draw
+    :raises ValueError: if there is nothing to draw
     """
     paths, names = _paths(trajectories, columns)
     return picture_paths(paths, names, np.stack([t.skill for t in trajectories]), path, title, theme)
@@ -89,7 +89,7 @@ def plot_small_multiples(
     :param title: a line above it
     :param columns: which one or two coordinates to draw, by number; ``None``: the first two
     :param theme: ``"light"`` or ``"dark"``
-    :raises ValueError: where there is nothing to draw, or skills are not one-hot
+    :raises ValueError: if there is nothing to draw, or skills are not one-hot
     """
     paths, names = _paths(trajectories, columns)
     skills = np.stack([t.skill for t in trajectories])

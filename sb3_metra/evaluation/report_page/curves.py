@@ -30,7 +30,7 @@ def check_curves(curves: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     Refuse what are no curves.
 
-    :param curves: what came
+    :param curves: the given value
     :raises ValueError: if they are no pairs of x and y by name
     """
     if not isinstance(curves, dict):

@@ -52,7 +52,7 @@ class Shutter(VecEnvWrapper):
         """
         A picture of each environment, drawn anew at every ``every``-th step and the last one in between.
 
-        :raises DrawingError: where drawing fails
+        :raises DrawingError: if drawing fails
         """
         if self._step % self.every == 0 or not self._images:
             try:
