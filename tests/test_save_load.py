@@ -81,6 +81,17 @@ def test_a_loaded_model_is_the_same(kwargs: dict[str, Any], tmp_path: Path) -> N
     assert loaded.entropy_dual.value.item() == model.entropy_dual.value.item()
 
 
+def test_a_folder_beside_the_file_is_not_taken_for_it(tmp_path: Path) -> None:
+    model = tiny_model()
+    (tmp_path / "ant").mkdir()  # of a run's logs
+    model.save(tmp_path / "ant")
+    loaded = METRA.load(tmp_path / "ant", device="cpu")
+    assert_same_tensors(loaded.get_parameters(), model.get_parameters())
+    (tmp_path / "ant.zip").unlink()
+    with pytest.raises(ValueError, match=r"ant is not whole: its skills.json is missing"):
+        METRA.load(tmp_path / "ant")
+
+
 def test_a_model_saved_to_memory() -> None:
     model = trained()
     file = io.BytesIO()

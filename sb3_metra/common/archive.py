@@ -131,11 +131,16 @@ def open_archive(path: File, suffix: str = "zip") -> Iterator[Archive]:
     :param suffix: what may have been left out
     :raises ValueError: if it is no zip archive, or not whole
     """
-    if isinstance(path, (str, os.PathLike)) and Path(path).is_dir():
+    if isinstance(path, (str, os.PathLike)) and _means_folder(Path(path), suffix):
         yield Folder(Path(path))
         return
     with open_to_read(path, suffix) as file:
         yield Archive(str(getattr(file, "name", "the file")), file)
+
+
+def _means_folder(path: Path, suffix: str) -> bool:
+    """Whether a folder is meant, and not the file beside it whose suffix was left out."""
+    return path.is_dir() and ((path / "skills.json").exists() or not Path(f"{path}.{suffix}").is_file())
 
 
 @contextmanager
