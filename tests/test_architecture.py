@@ -31,6 +31,7 @@ FILES = {
 POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "categorical", "policy_file", "prediction")}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 WORKERS = {"sb3_metra.common.workers"}
+COLLECTING = {f"sb3_metra.common.{name}" for name in ("collectors", "playback", "collecting")}
 LOOP = (
     OBJECTIVE
     | BUFFERS
@@ -42,6 +43,7 @@ LOOP = (
         for name in ("constructor", "actor_critic", "policies", "training_env", "env_state", "checkpoint")
     }
     | {f"sb3_metra.common.{name}" for name in ("sac", "persistent", "overlap", "skill_discovery")}
+    | COLLECTING
 )
 ASKED = {"sb3_metra.common.skills", "sb3_metra.common.skill_model"} | LEAVES
 EVALUATION = {"sb3_metra.evaluation*"} | ASKED
@@ -101,13 +103,23 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
     "sb3_metra.common.loading": VALUES | FILES,
     "sb3_metra.common.sac": {"sb3_metra.common.extractors"}
-    | (LOOP - FILES - {f"sb3_metra.common.{name}" for name in ("persistent", "overlap", "skill_discovery")}),
+    | (
+        LOOP
+        - FILES
+        - COLLECTING
+        - {f"sb3_metra.common.{name}" for name in ("persistent", "overlap", "skill_discovery")}
+    ),
     "sb3_metra.common.env_state": {"sb3_metra.common.wrapper_state"},
     "sb3_metra.common.wrapper_state": set(),
     "sb3_metra.common.checkpoint": FILES
     | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
-    "sb3_metra.common.persistent": LOOP - {"sb3_metra.common.overlap", "sb3_metra.common.skill_discovery"},
-    "sb3_metra.common.overlap": LOOP - {"sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.persistent": LOOP - COLLECTING - {"sb3_metra.common.overlap", "sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.overlap": LOOP - COLLECTING - {"sb3_metra.common.skill_discovery"},
+    "sb3_metra.common.collectors": ARRAYS | LEAVES,
+    "sb3_metra.common.playback": ARRAYS
+    | {"sb3_metra.common.collectors", "sb3_metra.common.overlap"}
+    | {"sb3_metra.common.collecting"},  # whose class it names for the type checker
+    "sb3_metra.common.collecting": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP | {"sb3_metra.export"},
     "sb3_metra.common.prompts": ARRAYS | LEAVES,
     "sb3_metra.common.representation_discovery": LOOP | {"sb3_metra.common.prompts"},
@@ -130,7 +142,11 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.zoo_input": LEAVES,
     "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch"},
     "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_*"},
-    "sb3_metra.study*": PROGRAMS | {"sb3_metra.study*", "sb3_metra.zoo_files", "sb3_metra.zoo_input"},
+    "sb3_metra.study*": PROGRAMS
+    | {"sb3_metra.study*", "sb3_metra.zoo_files", "sb3_metra.zoo_input"}
+    | {"sb3_metra.cluster"},
+    "sb3_metra.cluster": set(),
+    "sb3_metra.collectors*": LOOP | {"sb3_metra", "sb3_metra.cluster", "sb3_metra.collectors*"},
     "sb3_metra.headless": {"sb3_metra.envs"},
     "sb3_metra.demo": PROGRAMS | {"sb3_metra.headless"},
     "sb3_metra.commands*": PROGRAMS
@@ -154,7 +170,7 @@ ALLOWED_OUTSIDE: dict[str, set[str]] = {
     "rl_zoo3": {"sb3_metra.zoo", "sb3_metra.zoo_runs"},
     "sb3_contrib": {"sb3_metra.zoo"},
     "optuna": {"sb3_metra.zoo"},
-    "ray": {"sb3_metra.study.on_ray"},
+    "ray": {"sb3_metra.cluster", "sb3_metra.collectors.on_ray", "sb3_metra.study.on_ray"},
     "submitit": {"sb3_metra.study.on_slurm"},
     "mujoco": {"sb3_metra.envs*"},
     "dm_control": {"sb3_metra.envs*"},
@@ -310,7 +326,7 @@ def test_importing_the_package_is_light() -> None:
     ``import sb3_metra`` loads the algorithms and the environments' names, and neither the environments themselves nor
     pictures, the zoo or MuJoCo; an algorithm finds an environment by its name then.
     """
-    rooms = ["envs.point", "envs.locomotion", "evaluation", "downstream", "doctor", "export", "study"]
+    rooms = ["envs.point", "envs.locomotion", "evaluation", "downstream", "doctor", "export", "study", "collectors"]
     rooms += ["zoo", "commands", "cli", "demo"]
     heavy = [*(f"{PACKAGE}.{room}" for room in rooms), *(set(ALLOWED_OUTSIDE) - {"cv2"})]
     code = (

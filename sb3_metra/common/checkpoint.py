@@ -88,8 +88,7 @@ def _write_state(state: dict[str, Any], folder: Path) -> None:
 
 
 def _run_state(model: SkillDiscovery) -> dict[str, Any]:
-    assert model.env is not None
-    env = get_env_state(model.env)
+    env = get_env_state(model.stepped)
     if env["base"] is None or model._last_obs is None:
         model.begin_new_episodes()
     attributes = {name: getattr(model, name) for name in _ATTRIBUTES}
@@ -180,9 +179,8 @@ def restore_checkpoint(model: SkillDiscovery, folder: Path) -> None:
     model.load_replay_buffer(folder / _REPLAY)
     for name, value in state["attributes"].items():
         setattr(model, name, value)
-    assert model.env is not None
-    model.env.reset()  # some environments make what their state is put into
-    set_env_state(model.env, state["environments"])
+    model.stepped.reset()  # some environments make what their state is put into
+    set_env_state(model.stepped, state["environments"])
     if model._last_obs is None:
         model.begin_new_episodes()
     draws = state["random"]

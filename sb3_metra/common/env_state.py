@@ -64,6 +64,8 @@ def set_env_state(venv: VecEnv, state: State) -> None:
         venv.set_state(base)
     elif isinstance(venv, DummyVecEnv) and "environments" in base:
         set_states(venv.envs, base)
+    elif "collectors" in base:
+        raise ValueError(f"collectors must be {len(base['collectors'])} as in the checkpoint, got None")
     else:
         raise ValueError(f"env must be able to go on from a state, got {type(venv).__name__}")
 

@@ -301,9 +301,10 @@ class OverlappingSAC(PersistentSAC, ABC):
             self._learner.settle()
         super().save(path, exclude, include)
 
-    def _begin_overlap(self, begins: bool) -> None:
+    def _begin_step(self, begins: bool) -> None:
         """
-        Choose the weights that the round acts by, and take the gradient steps that are due beside it.
+        Before each step of a round: choose the weights that the round acts by, and take the gradient steps that are
+        due beside it.
 
         :param begins: whether the round begins now; else it goes on
         """

@@ -21,8 +21,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_metra.common.arguments import check_table, full_signature
 from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, take_up, write_checkpoint
 from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
+from sb3_metra.common.collecting import CollectingSAC
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
-from sb3_metra.common.overlap import OverlappingSAC
 from sb3_metra.common.spaces import check_finite, check_step
 from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
 from sb3_metra.common.workers import guard_workers
@@ -32,7 +32,7 @@ Self = TypeVar("Self", bound="SkillDiscovery")
 _LONG_EPISODE = 1_000  # steps without an end after which a warning asks for a step limit
 
 
-class SkillDiscovery(OverlappingSAC):
+class SkillDiscovery(CollectingSAC):
     """
     Soft actor-critic over S x Z whose reward comes from a :class:`~sb3_metra.common.objective.SkillObjective`.
 
@@ -44,7 +44,6 @@ class SkillDiscovery(OverlappingSAC):
     Parameters: see :class:`~sb3_metra.common.sac.SkillSAC`.
     """
 
-    _last_skills: np.ndarray | None = None
     _round: tuple[int, int] = (0, 0)  # steps and episodes of the round under way
     _episode_steps: np.ndarray | None = None  # of the running episodes
     _warned_of_endless = False
@@ -88,7 +87,7 @@ class SkillDiscovery(OverlappingSAC):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        guard_workers(vec_env := OverlappingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
+        guard_workers(vec_env := CollectingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
         return vec_env
 
     def _setup_learn(
@@ -100,6 +99,7 @@ class SkillDiscovery(OverlappingSAC):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         self._watch_resets()
+        self._open_collectors()
         if reset_num_timesteps:
             self._round = (0, 0)
             self._last_obs = None
@@ -131,18 +131,9 @@ class SkillDiscovery(OverlappingSAC):
         self._last_obs = copy_observation(observations)
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
-        self._last_skills = self.skill_prior.sample(self.n_envs, self.skill_rng)
+        self._last_skills = self._draw_skills(self.n_envs)
         self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
         self._resets.take()
-
-    def begin_new_episodes(self) -> None:
-        """
-        End the running episodes: the environments are reset before the next step, from a seed that depends on the
-        model's seed and step.
-        """
-        assert self.env is not None
-        self.env.seed(int(np.random.SeedSequence([self.seed or 0, self.num_timesteps]).generate_state(1)[0] >> 1))
-        self._last_obs = None
 
     def collect_rollouts(
         self,
@@ -158,7 +149,7 @@ class SkillDiscovery(OverlappingSAC):
         As SB3's, but a transition is stored before the callback is asked, so that a run that a callback stops loses
         nothing: the next call of ``learn`` goes on in the same episode and in the same round.
 
-        :param env: the training environments
+        :param env: the training environments; collectors stand in for them
         :param callback: called at each step
         :param train_freq: steps or episodes in a round
         :param replay_buffer: where transitions go
@@ -169,12 +160,13 @@ class SkillDiscovery(OverlappingSAC):
         """
         self.policy.set_training_mode(False)
         check_train_freq(train_freq, env.num_envs)
+        env = self.stepped
         callback.on_rollout_start()
         with self._learner or nullcontext():
             while should_collect_more_steps(train_freq, *self._round):
                 if self._last_obs is None or (self._resets is not None and self._resets.take()):
                     self._begin_episodes(env.reset())
-                self._begin_overlap(begins=self._round == (0, 0))
+                self._begin_step(begins=self._round == (0, 0))
                 num_collected_steps, num_collected_episodes = self._round
                 actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
                 new_obs, rewards, dones, infos = self._step_envs(env, actions, buffer_actions, replay_buffer)
@@ -237,7 +229,7 @@ class SkillDiscovery(OverlappingSAC):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, own_infos)
         if any(dones.tolist()):
             self._last_skills = self._last_skills.copy()
-            self._last_skills[dones] = self.skill_prior.sample(int(dones.sum()), self.skill_rng)
+            self._last_skills[dones] = self._draw_skills(int(dones.sum()))
 
     def _count_episodes(self, dones: np.ndarray, action_noise: ActionNoise | None, log_interval: int | None) -> None:
         assert self._episode_steps is not None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,13 @@ except ImportError as error:
         f'a study on Ray needs it ({error}): pip install "sb3-metra[distributed]", or run it without, by --jobs 2'
     ) from error
 
+from sb3_metra.cluster import connect
 from sb3_metra.common.arguments import check_names
 from sb3_metra.study.folder import end_trial, read_error, read_result, to_run
 from sb3_metra.study.local import Show
 from sb3_metra.study.plan import Study
 
 _SCHEDULERS = {"asha": AsyncHyperBandScheduler, "median": MedianStoppingRule}
-_CONNECT_SECONDS = 5.0
 
 
 def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show) -> None:
@@ -43,9 +41,7 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
     scheduler = _PerEnvironment(study) if study.scheduler is not None else FIFOScheduler()
     if not names:
         return
-    started = not ray.is_initialized()
-    if started:
-        _connect(address)
+    started = connect("--address", address)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial writes its own log
     try:
         _check_resources(study)
@@ -71,20 +67,6 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
     finally:
         if started:
             ray.shutdown()
-
-
-def _connect(address: str | None) -> None:
-    if address is None:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        return
-    where = f"--address must be that of a running Ray cluster, got {address!r}"
-    try:
-        if address != "auto":
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def _check_resources(study: Study) -> None:

@@ -1,0 +1,228 @@
+"""Collectors as actors of Ray, on this machine or on the nodes of a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from sb3_metra import __version__
+from sb3_metra.common.arguments import instance, number, optional
+from sb3_metra.common.collectors import Answer, Collectors, Kit, Order, Weights
+
+_MOST_LOSSES = 3  # one after the other, for each collector: then what they run kills them
+
+
+class RayCollectors(Collectors):
+    """
+    Collectors on the nodes of a Ray cluster, or on this machine: a process for each.
+
+    Episodes come in messages, one for each time that all environments of a collector have ended an episode. A
+    collector that dies, alone or with its node, is replaced, and its order is given anew: a transition comes once or
+    not at all.
+
+    :param env: an environment's registered name, or a function that makes one
+    :param n: number of collectors
+    :param max_staleness: how many rounds old the weights may be that an episode was run by; older ones are dropped.
+        0: each round waits for episodes of its own weights, and a run depends on its seed alone. ``None``: twice ``n``
+    :param max_episode_steps: steps in which an episode must end
+    :param address: of a Ray cluster, ``"auto"`` for the one that this machine belongs to; ``None``: the one that this
+        process is connected to, or else one on this machine
+    :param num_cpus: CPUs of each collector
+    :param timeout: seconds without a word from any collector, after which to give up
+    :raises ImportError: without Ray
+    :raises ValueError: for an argument that does not fit
+    """
+
+    def __init__(
+        self,
+        env: str | Callable[[], Any],
+        n: int = 1,
+        max_staleness: int | None = None,
+        max_episode_steps: int = 10_000,
+        *,
+        address: str | None = None,
+        num_cpus: float = 1,
+        timeout: float = 300.0,
+    ) -> None:
+        super().__init__(env, n, max_staleness, max_episode_steps)
+        self.address = optional(instance("a string", str))("address", address)
+        self.num_cpus = number(0)("num_cpus", num_cpus)
+        self.timeout = number(above=0)("timeout", timeout)
+        self._connected = False  # by this object
+        self._forget()
+        _import_ray()
+
+    def _forget(self) -> None:
+        self._actors: dict[int, Any] = {}
+        self._ready: set[int] = set()
+        self._pending: dict[Any, int] = {}  # what is to come, by reference, with the collector
+        self._losses = 0  # since the last answer
+        self._weights: tuple[int, Any] = (-1, None)  # a round, and a reference to its weights
+
+    # Making
+
+    def _open(self, kit: Kit) -> None:
+        ray = _import_ray()
+        from sb3_metra.cluster import connect
+
+        self._connected = connect("address", self.address)
+        cpus = ray.cluster_resources().get("CPU", 0.0)
+        if self.n * self.num_cpus > cpus:
+            raise ValueError(f"n must fit on the cluster, which has {cpus:g} CPUs, got {self.n} x {self.num_cpus:g}")
+        self._payload = ray.put(ray.cloudpickle.dumps(kit))
+        for index in range(self.n):
+            self._make(index)
+        while len(self._ready) < self.n:
+            self.receive(wait=True)
+
+    def _make(self, index: int) -> None:
+        options = {"num_cpus": self.num_cpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+        self._actors[index] = actor = _import_ray().remote(_make_actor_class()).options(**options).remote()
+        threads = max(1, int(self.num_cpus))
+        self._pending[actor.build.remote(self._payload, __version__, threads)] = index
+
+    def _close(self) -> None:
+        ray = _import_ray()
+        if ray.is_initialized():
+            for actor in self._actors.values():
+                _end(actor)
+            if self._connected:
+                ray.shutdown()
+        self._connected = False
+        self._forget()
+
+    # Orders
+
+    def ready(self) -> list[int]:
+        """Which collectors are there, by index."""
+        return sorted(self._ready)
+
+    def send(self, index: int, order: Order, weights: Weights) -> None:
+        """
+        Give an order to a collector that has none.
+
+        :param index: of the collector
+        :param order: the order
+        :param weights: of the actor; they go to each node once a round
+        """
+        if self._weights[0] != order.round:
+            self._weights = order.round, _import_ray().put(weights)
+        self._pending[self._actors[index].collect.remote(order, self._weights[1])] = index
+
+    def receive(self, wait: bool) -> list[tuple[int, Answer | None]]:
+        """
+        What has come of orders.
+
+        :param wait: wait until there is something
+        :raises TimeoutError: if no collector has said anything for too long
+        :raises Exception: what an episode raised
+        """
+        ray = _import_ray()
+        if wait and not ray.wait(list(self._pending), timeout=self.timeout)[0]:
+            raise TimeoutError(f"collectors must send something within timeout={self.timeout:g} s, got nothing")
+        if not self._pending:
+            return []
+        done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+        answers = [self._read(reference) for reference in done]
+        return [answer for answer in answers if answer is not None]
+
+    def _read(self, reference: Any) -> tuple[int, Answer | None] | None:
+        """An answer, ``None`` inside for a collector that was lost; or ``None`` alone if one is ready."""
+        ray, index = _import_ray(), self._pending.pop(reference)
+        try:
+            answer = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if index in self._ready or not self._ready or self._kit is None:
+                raise cause from error
+            self._give_up(index, cause)
+            return None
+        except ray.exceptions.RayError as error:
+            self._replace(index, error)
+            return index, None
+        if index not in self._ready:
+            self._ready.add(index)
+            return None
+        self._losses = 0
+        return index, answer
+
+    def _give_up(self, index: int, error: Exception) -> None:
+        """A replacement could not be made where it was put: the others go on."""
+        _end(self._actors.pop(index))
+        warnings.warn(f"one of the collectors cannot be replaced, {len(self._actors)} go on: {error}", stacklevel=2)
+
+    def _replace(self, index: int, error: Exception) -> None:
+        self._losses += 1
+        if self._losses > _MOST_LOSSES * self.n:
+            reason = " ".join(str(error).split())
+            raise RuntimeError(f"collectors must live, got {self._losses} that died one after the other: {reason}")
+        _end(self._actors[index])
+        self._ready.discard(index)
+        self._make(index)
+
+    def states(self, index: int) -> list[Any] | None:
+        """
+        The states of a collector's environments between two orders.
+
+        :param index: of the collector
+        """
+        ray = _import_ray()
+        try:
+            return ray.get(self._actors[index].get_states.remote(), timeout=self.timeout)
+        except ray.exceptions.RayActorError:  # it is replaced with the next order
+            return None
+
+
+def _end(actor: Any) -> None:
+    ray = _import_ray()
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
+        ray.kill(actor)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f'RayCollectors needs Ray ({error}): pip install "sb3-metra[distributed]"') from error
+    return ray
+
+
+def _make_actor_class() -> type:
+    """A class inside a function is sent whole: a node that lacks this package can still say so."""
+
+    class RayCollector:
+        """A collector on the node that Ray chose."""
+
+        def build(self, payload: bytes, version: str, threads: int) -> None:
+            """Make the collector; an error in the constructor would only say that the actor died."""
+            import pickle
+            import platform
+
+            here = platform.node()
+            try:
+                import sb3_metra
+                from sb3_metra.collectors.collector import Collector
+            except ImportError as error:
+                raise RuntimeError(f"{here} must have sb3_metra as the learner: {error}") from None
+            if sb3_metra.__version__ != version:
+                raise RuntimeError(f"{here} must have sb3_metra {version} as the learner, got {sb3_metra.__version__}")
+            import torch
+
+            torch.set_num_threads(threads)
+            try:
+                kit = pickle.loads(payload)
+            except Exception as error:
+                raise ValueError(f"env and policy must be known on {here}: {type(error).__name__}: {error}") from None
+            self.collector = Collector(kit)
+
+        def collect(self, order: Any, weights: Any) -> Any:
+            """Run an order's episodes."""
+            return self.collector.collect(order, weights)
+
+        def get_states(self) -> Any:
+            """The states of the environments."""
+            return self.collector.get_states()
+
+    return RayCollector
