@@ -15,6 +15,7 @@ from sb3_metra import CSF, GenDa
 from sb3_metra.algorithms.metra import METRAObjective
 from sb3_metra.doctor import CHECKS, diagnose, examine, phi
 from sb3_metra.doctor.examination import Examination
+from sb3_metra.doctor.findings import Finding
 from sb3_metra.doctor.log import RunLog
 from sb3_metra.evaluation.runs import read_log
 from tests.patients import STEP, hand_made, healthy_log, set_actor, set_phi, worlds
@@ -259,3 +260,11 @@ def test_what_was_sabotaged_is_named(sabotage: str) -> None:
 
 def test_every_check_has_a_patient() -> None:
     assert set().union(*(names for *_, names in SABOTAGE.values())) == NAMES
+
+
+def test_a_printed_finding_fits_on_a_screen() -> None:
+    text = str(Finding("name", "error", "seen " * 40, "fine", "help " * 40, "docs/page.md"))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert (lines[0], lines[1][:15], lines[2][:15]) == ("error: name", "  seen:    seen", "           seen")
+    assert text.split().count("seen") == text.split().count("help") == 40

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sb3_metra.doctor.examination import Examination
+
+_WIDTH = 100  # columns of a printed finding
 
 Severity = Literal["error", "warning"]
 
@@ -43,8 +46,12 @@ class Finding:
     read: str
 
     def __str__(self) -> str:
-        lines = [f"{self.severity}: {self.name}", f"  seen:    {self.evidence}", f"  healthy: {self.healthy}"]
-        return "\n".join([*lines, f"  remedy:  {self.remedy}", f"  read on: {self.read}"])
+        rows = {"seen": self.evidence, "healthy": self.healthy, "remedy": self.remedy, "read on": self.read}
+        lines = [
+            textwrap.fill(f"  {name + ':':<9}{text}", _WIDTH, subsequent_indent=" " * 11, break_on_hyphens=False)
+            for name, text in rows.items()
+        ]
+        return "\n".join([f"{self.severity}: {self.name}", *lines])
 
 
 @dataclass(frozen=True)
