@@ -112,6 +112,7 @@ class Noted(RayCollectors):
 
 def check_nothing_is_lost(model: METRA, lost: int) -> None:
     collectors: Any = model.collectors
+    assert not model.replay_buffer.full  # or the oldest transitions are gone
     episodes, log = episodes_of(model), model.logger.name_to_value
     assert (log["rollout/lost_collectors"], log["rollout/dropped_episodes"]) == (lost, 0)
     came, asked = [tuple(skill) for _, skill in episodes], collectors.asked
@@ -124,7 +125,7 @@ def test_a_collector_that_dies_is_replaced_and_loses_nothing(cluster: None, open
     file = tmp_path / "kill"
     collectors = opened(lambda: Fatal(file), 2, kind=Noted)
     until = Until(file.touch, (5 * ROUND, 20 * ROUND), 3 * 4)
-    model = make(lambda: Fatal(file), collectors).learn(2000 * ROUND, until, log_interval=None)
+    model = make(lambda: Fatal(file), collectors, buffer_size=100_000).learn(2000 * ROUND, until, log_interval=None)
     assert len(until.seen) == 3 * 4  # environments of two collectors, and of two more
     check_nothing_is_lost(model, 2)
 
@@ -204,7 +205,8 @@ def test_a_node_that_dies_loses_nothing(opened: Any, tmp_path: Path) -> None:
     until = Until(lambda: nodes.remove_node(second, allow_graceful=False), (10 * ROUND,), 3 * 3)
     collectors = opened(lambda: Fatal(tmp_path / "no"), 2, address=nodes.address, kind=Noted)
     try:
-        model = make(lambda: Fatal(tmp_path / "no"), collectors).learn(2000 * ROUND, until, log_interval=None)
+        model = make(lambda: Fatal(tmp_path / "no"), collectors, buffer_size=100_000)
+        model.learn(2000 * ROUND, until, log_interval=None)
     finally:
         collectors.close()
         nodes.shutdown()
