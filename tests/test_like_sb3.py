@@ -229,6 +229,7 @@ def test_wrappers_of_dictionaries() -> None:
             "MultiInputPolicy", venv, **(TINY | {"buffer_size": 64} | {"policy_kwargs": _fitting(venv, kwargs)})
         )
         model.learn(32)
+        assert model._n_updates > 0
         evaluate_policy(model, venv, n_eval_episodes=2, warn=False)
 
 
@@ -239,8 +240,9 @@ def _fitting(venv: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.slow
 def test_worker_processes() -> None:
     venv = SubprocVecEnv([lambda: Samples(spaces.Dict({"a": BOX32, "d": spaces.Discrete(4)}))] * 2)
-    METRA("MultiInputPolicy", venv, **TINY).learn(48)
+    model = METRA("MultiInputPolicy", venv, **TINY).learn(48)
     venv.close()
+    assert (model.num_timesteps, model._n_updates > 0) == (48, True)
 
 
 # Determinism

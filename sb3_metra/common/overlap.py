@@ -251,8 +251,8 @@ class OverlappingSAC(PersistentSAC, ABC):
     :class:`~sb3_metra.common.persistent.PersistentSAC` whose gradient steps may overlap with the next round.
 
     The steps of round k are due when it ends, and taken beside round k + 1, which acts by the weights that it began
-    with. Both are done when round k + 1 ends, so that a run depends on its seed alone. Whoever asks for something that
-    the learner changes waits for it: networks, optimisers, replay, ``predict``, ``save``.
+    with. Both are done when round k + 1 ends, so that a run depends on its seed alone. A call that reads
+    what the learner changes waits for it: networks, optimisers, replay, ``predict``, ``save``.
 
     Parameters: see :class:`~sb3_metra.common.sac.SkillSAC`.
     """
