@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from sb3_metra.common.arrays import map_arrays
 
 Weights = dict[str, np.ndarray]
 """Of an actor, by name."""
+
+_MOST_LOSSES = 3  # of one collector, without an answer in between: more, and what it runs is at fault
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,17 @@ class Answer:
     random_state: np.ndarray
 
 
+@dataclass(frozen=True)
+class Lost:
+    """
+    What comes of a collector that died or hung, and is replaced: of its order, nothing will come.
+
+    :param reason: where it was, and what was heard of it last
+    """
+
+    reason: str
+
+
 class Collectors(ABC):
     """
     Collectors that run whole episodes for a model. How they are reached is up to subclasses.
@@ -173,6 +187,7 @@ class Collectors(ABC):
         self.max_staleness: int = 2 * self.n if staleness is None else staleness
         self.max_episode_steps = integer(1)("max_episode_steps", max_episode_steps)
         self._kit: Kit | None = None
+        self._losses = [0] * self.n  # of each collector, since its last answer
 
     def open(self, kit: Kit) -> bool:
         """
@@ -186,6 +201,7 @@ class Collectors(ABC):
             raise ValueError("collectors must serve one model, got another one: make others, or close() these first")
         if self._kit is not None:
             return False
+        self._losses = [0] * self.n
         try:
             self._open(kit)
         except BaseException:
@@ -221,15 +237,32 @@ class Collectors(ABC):
         :param weights: of the actor, the same for all orders of a round
         """
 
-    @abstractmethod
-    def receive(self, wait: bool) -> list[tuple[int, Answer | None]]:
+    def receive(self, wait: bool) -> list[tuple[int, Answer | Lost]]:
         """
         What has come of orders, each once. If nothing has, there may be a collector more that is ready.
 
         :param wait: wait until there is something
-        :return: indices of collectors, each with the answer; ``None`` if the collector was lost, and is replaced
+        :return: indices of collectors, each with the answer
+        :raises RuntimeError: if a collector is lost again and again
         :raises Exception: what an episode raised
         """
+        answers = self._receive(wait)
+        for index, answer in answers:
+            if not isinstance(answer, Lost):
+                self._losses[index] = 0
+                continue
+            self._losses[index] += 1
+            if self._losses[index] > _MOST_LOSSES:
+                raise RuntimeError(
+                    f"collectors must answer, got collector {index} lost {self._losses[index]} times one after the "
+                    f"other, the last time because {answer.reason}"
+                )
+            warnings.warn(f"collector {index} is replaced, because {answer.reason}", stacklevel=2)
+        return answers
+
+    @abstractmethod
+    def _receive(self, wait: bool) -> list[tuple[int, Answer | Lost]]:
+        """As :meth:`receive`; whoever is lost, is being replaced."""
 
     @abstractmethod
     def states(self, index: int) -> list[Any] | None:

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_metra.common.arrays import map_arrays
-from sb3_metra.common.collectors import Answer, Episode, Kit, Order, Weights, join
+from sb3_metra.common.collectors import Answer, Episode, Kit, Lost, Order, Weights, join
 from sb3_metra.common.overlap import ActingPolicy
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Playback:
     def restart(self) -> None:
         """Forget the episodes; all collectors begin new ones, by seeds that the training environments hold."""
         assert self.model.env is not None
-        self._seeds = list(getattr(self.model.env, "_seeds", [None] * self.num_envs))
+        self._seeds = list(getattr(self.model.env.unwrapped, "_seeds", [None] * self.num_envs))
         self._first_number = self._number
         self._columns = [None] * self.num_envs
         self._arrived, self.skills = [], []
@@ -223,7 +223,7 @@ class Playback:
         for index, answer in answers:
             order = self._orders.pop(index, None)
             wanted = order is not None and order.number > self._first_number
-            if answer is None:
+            if isinstance(answer, Lost):
                 self._replaced[index] += 1
                 self._counts["lost_collectors"] += 1
                 self._begin[index] = {"seeds": self._draw_seeds(index)}
