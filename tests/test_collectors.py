@@ -47,6 +47,18 @@ class Discrete(PointMassEnv):
             self.action_space = gym.spaces.Discrete(4)  # type: ignore[assignment]
 
 
+class Telling(gym.Wrapper):
+    """A point mass that tells something at each step."""
+
+    def __init__(self, told: Any) -> None:
+        super().__init__(point())
+        self.told = told
+
+    def step(self, action: Any) -> Any:
+        *rest, info = super().step(action)
+        return *rest, info | {"told": self.told}
+
+
 def discrete() -> gym.Env:
     return gym.wrappers.TimeLimit(Discrete(), LENGTH)
 
@@ -180,17 +192,46 @@ def test_a_checkpoint_goes_on_as_the_plain_run(env: Any, train_freq: int, tmp_pa
     assert all(np.array_equal(x, others[name]) for name, x in rows_of(model).items())
 
 
-def test_a_checkpoint_amid_episodes_begins_new_ones(tmp_path: Path) -> None:
-    """The rounds end within episodes: both runs drop the rest of theirs."""
-    whole = played(point, train_freq=5).learn(90, RunCheckpointCallback(10, tmp_path / "whole"))
+@pytest.mark.parametrize(("n", "max_staleness"), [(1, 0), (2, 0), (2, 3)])
+def test_a_checkpoint_amid_episodes_holds_them_and_what_is_under_way(
+    n: int, max_staleness: int, tmp_path: Path
+) -> None:
+    """The rounds end within episodes, some of which wait and some of which are being run."""
+
+    def collectors() -> LocalCollectors:
+        return LocalCollectors(point, n, max_staleness)
+
+    def checkpoints(name: str) -> RunCheckpointCallback:
+        return RunCheckpointCallback(10, tmp_path / name)
+
+    def run(*callbacks: Any) -> METRA:
+        return make(collectors=collectors(), train_freq=5, gradient_steps=1).learn(120, list(callbacks))
+
+    whole = run(checkpoints("whole"))
     with pytest.raises(Killed):
-        played(point, train_freq=5).learn(90, [RunCheckpointCallback(10, tmp_path / "killed"), Kill(75)])
+        run(checkpoints("killed"), Kill(105))
     spoil_generators()
-    collectors = LocalCollectors(point, max_staleness=0)
-    model = METRA.resume(tmp_path / "killed", make_vec_env(point, 3, seed=9), collectors=collectors)
-    assert model.num_timesteps == 60
-    model.learn(30, RunCheckpointCallback(10, tmp_path / "killed"))
+    model = METRA.resume(tmp_path / "killed", make_vec_env(point, 3, seed=9), collectors=collectors())
+    playback: Any = model.stepped
+    assert model.num_timesteps == 90
+    assert playback._steps == [6] * 3  # 30 steps of 8
+    assert (len(playback._arrived) > 0) is (max_staleness > 0)
+    model.learn(30, checkpoints("killed"))
     assert same(state_of(model), state_of(whole))
+    others = rows_of(whole)
+    assert all(np.array_equal(x, others[name]) for name, x in rows_of(model).items())
+    if max_staleness == 0:  # nor does a checkpoint change the run
+        assert_same_run(run(), whole)
+
+
+@pytest.mark.parametrize("env", [Stateless, lambda: Telling(object())])
+def test_a_checkpoint_that_cannot_hold_the_episodes_begins_new_ones(env: Any, tmp_path: Path) -> None:
+    model = make(env, LocalCollectors(env, 2), train_freq=5).learn(45)
+    model.save_checkpoint(tmp_path)
+    assert model._last_obs is None
+    model.learn(45, reset_num_timesteps=False)
+    resumed = METRA.resume(tmp_path, make_vec_env(env, 3, seed=9), collectors=LocalCollectors(env, 2)).learn(45)
+    assert same(state_of(resumed), state_of(model))
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 2), (1, None), (1, 2)])
