@@ -192,7 +192,7 @@ def test_a_checkpoint_goes_on_as_the_plain_run(env: Any, train_freq: int, tmp_pa
     assert all(np.array_equal(x, others[name]) for name, x in rows_of(model).items())
 
 
-@pytest.mark.parametrize(("n", "max_staleness"), [(1, 0), (2, 0), (2, 3)])
+@pytest.mark.parametrize(("n", "max_staleness"), [(1, 0), pytest.param(2, 0, marks=pytest.mark.slow), (2, 3)])
 def test_a_checkpoint_amid_episodes_holds_them_and_what_is_under_way(
     n: int, max_staleness: int, tmp_path: Path
 ) -> None:

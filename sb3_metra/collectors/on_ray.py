@@ -10,8 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from sb3_metra import __version__
-from sb3_metra.common.arguments import instance, number, optional
+from sb3_metra.common.arguments import check_table, instance, number, optional
+from sb3_metra.common.collectors import CHECKS as OF_ALL
 from sb3_metra.common.collectors import Answer, Collectors, Kit, Lost, Order, Weights
+
+CHECKS = OF_ALL | {
+    "address": optional(instance("a string", str)),
+    "num_cpus": number(0),
+    "timeout": optional(number(above=0)),
+}
+"""What arguments of collectors on Ray must be."""
 
 _BUILD_SECONDS = 300.0  # to find room, and then to import and to make environments; more if an order may take more
 
@@ -50,9 +58,10 @@ class RayCollectors(Collectors):
         timeout: float | None = 300.0,
     ) -> None:
         super().__init__(env, n, max_staleness, max_episode_steps)
-        self.address = optional(instance("a string", str))("address", address)
-        self.num_cpus = number(0)("num_cpus", num_cpus)
-        self.timeout: float | None = optional(number(above=0))("timeout", timeout)
+        read = check_table(CHECKS, {"address": address, "num_cpus": num_cpus, "timeout": timeout})
+        self.address: str | None = read["address"]
+        self.num_cpus: float = read["num_cpus"]
+        self.timeout: float | None = read["timeout"]
         self._connected = False  # by this object
         self._forget()
         _import_ray()
@@ -81,8 +90,10 @@ class RayCollectors(Collectors):
             self.receive(wait=True)
 
     def _make(self, index: int) -> None:
-        options = {"num_cpus": self.num_cpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        self._actors[index] = actor = _import_ray().remote(_make_actor_class()).options(**options).remote()
+        ray = _import_ray()
+        strategy = "SPREAD" if ray.util.get_current_placement_group() is None else "DEFAULT"  # in the group's CPUs
+        options = {"num_cpus": self.num_cpus, "max_restarts": 0, "scheduling_strategy": strategy}
+        self._actors[index] = actor = ray.remote(_make_actor_class()).options(**options).remote()
         self._pending[actor.place.remote()] = index, math.inf  # it may wait for room
 
     def _build(self, index: int, place: str) -> None:

@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_metra.common.arguments import integer, optional, shorten
+from sb3_metra.common.arguments import Check, check_table, integer, optional, shorten
 from sb3_metra.common.arrays import map_arrays
 
 Weights = dict[str, np.ndarray]
 """Of an actor, by name."""
+
+CHECKS: dict[str, Check] = {
+    "n": integer(1),
+    "max_staleness": optional(integer(0)),
+    "max_episode_steps": integer(1),
+}
+"""What arguments of collectors must be."""
 
 _MOST_LOSSES = 3  # of one collector, without an answer in between: more, and what it runs is at fault
 
@@ -182,10 +189,10 @@ class Collectors(ABC):
                 f"env must be an environment's registered name, or a function that makes one, got {shorten(env)}"
             )
         self.env = env
-        self.n = integer(1)("n", n)
-        staleness = optional(integer(0))("max_staleness", max_staleness)
-        self.max_staleness: int = 2 * self.n if staleness is None else staleness
-        self.max_episode_steps = integer(1)("max_episode_steps", max_episode_steps)
+        read = check_table(CHECKS, {"n": n, "max_staleness": max_staleness, "max_episode_steps": max_episode_steps})
+        self.n: int = read["n"]
+        self.max_staleness: int = 2 * self.n if max_staleness is None else read["max_staleness"]
+        self.max_episode_steps: int = read["max_episode_steps"]
         self._kit: Kit | None = None
         self._losses = [0] * self.n  # of each collector, since its last answer
 
