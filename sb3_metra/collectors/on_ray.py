@@ -91,7 +91,7 @@ class RayCollectors(Collectors):
 
     def _make(self, index: int) -> None:
         ray = _import_ray()
-        strategy = "SPREAD" if ray.util.get_current_placement_group() is None else "DEFAULT"  # in the group's CPUs
+        strategy = "SPREAD" if ray.util.get_current_placement_group() is None else None  # in the CPUs of the group
         options = {"num_cpus": self.num_cpus, "max_restarts": 0, "scheduling_strategy": strategy}
         self._actors[index] = actor = ray.remote(_make_actor_class()).options(**options).remote()
         self._pending[actor.place.remote()] = index, math.inf  # it may wait for room
