@@ -140,6 +140,7 @@ def test_the_arena_has_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "timeout must be a finite number greater than 0, or None, got 0 in collectors in .* / metra / shipped",
         ),
         ({"settings": {"collectors": {"address": "auto"}}}, "collectors must not hold 'address'"),
+        ({"settings": {"collectors": 2, "overlap": True}}, "overlap must be False with collectors, got True in "),
         ({"settings": {"collectors": {"env": POINT}}}, "collectors must not hold 'env'"),
         ({"cpus": 0}, "cpus must be a finite number greater than 0, got 0"),
         ({"gpus": -1}, "gpus must be a finite number of at least 0, got -1"),

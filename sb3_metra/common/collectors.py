@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,11 @@ CHECKS: dict[str, Check] = {
 }
 """What arguments of collectors must be."""
 
+_OTHERS = {
+    "overlap": (False, "they act beside the gradient steps already, if max_staleness is above 0"),
+    "random_warmup": (False, "they act by the policy"),
+    "action_noise": (None, "they act by the policy alone"),
+}
 _MOST_LOSSES = 3  # of one collector, without an answer in between: more, and what it runs is at fault
 
 
@@ -163,6 +168,20 @@ class Lost:
     """
 
     reason: str
+
+
+def check_others(arguments: Mapping[str, Any], where: str = "") -> None:
+    """
+    Refuse arguments of a model that do not go with collectors.
+
+    :param arguments: by name
+    :param where: where they were given, to end an error with
+    :raises ValueError: for the first that does not
+    """
+    for name, (expected, reason) in _OTHERS.items():
+        if (got := arguments.get(name, expected)) is not expected:
+            what = f"{name} must be {expected} with collectors, got {shorten(got)} {where}".rstrip()
+            raise ValueError(f"{what}: {reason}")
 
 
 class Collectors(ABC):

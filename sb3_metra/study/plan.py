@@ -15,6 +15,7 @@ import torch as th
 
 from sb3_metra.collectors.settings import read_collectors
 from sb3_metra.common.arguments import FLAG, POSITIVE, Check, check_names, check_table, integer, number, shorten
+from sb3_metra.common.collectors import check_others
 from sb3_metra.common.constructor import ALGORITHM
 from sb3_metra.envs import find_spec
 from sb3_metra.hyperparams import load_settings
@@ -213,6 +214,7 @@ def _check_settings(settings: dict[str, Any], method: str, where: str) -> dict[s
     settings = check_table(known, settings, where)
     check_table(ALGORITHM, model_arguments(settings), where)
     if "collectors" in settings:
+        check_others(settings, where)
         settings["collectors"] = read_collectors(settings["collectors"], where, {"address"})
     if "n_timesteps" not in settings:
         raise ValueError(f"settings must hold n_timesteps {where}, got {', '.join(settings)}")
