@@ -3,13 +3,17 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import rl_zoo3.exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_metra.collectors import RayCollectors
+from sb3_metra.collectors.settings import make_env, read_collectors
 from sb3_metra.common.checkpoint import RunCheckpointCallback, find_checkpoint
 from sb3_metra.common.files import write_json
 from sb3_metra.common.skill_discovery import SkillDiscovery
@@ -81,6 +85,18 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
         self._overlap = bool(settings.get("overlap"))
         return check_settings(settings, self.n_timesteps), read_numbers(saved)
 
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        """As rl_zoo3's; collectors are made of their number, or their arguments by name."""
+        own, env_wrapper, callbacks, vec_env_wrapper = super()._preprocess_hyperparams(hyperparams)
+        if own.get("collectors") is not None:
+            named = read_collectors(own["collectors"])
+            if self.optimize_hyperparameters or vec_env_wrapper is not None:
+                other = "--optimize" if self.optimize_hyperparameters else "a vec_env_wrapper"
+                raise ValueError(f"collectors must be left out with {other}, got {own['collectors']!r}")
+            spec = gym.spec(self.env_name.gym_id)
+            own["collectors"] = RayCollectors(partial(make_env, spec, self.env_kwargs, env_wrapper), **named)
+        return own, env_wrapper, callbacks, vec_env_wrapper
+
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """As rl_zoo3's, in a batch where MuJoCo can simulate them together and nobody asked for workers or wrappers."""
         chosen, env_kwargs = self.vec_env_class, self.eval_env_kwargs if eval_env else self.env_kwargs
@@ -122,7 +138,8 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
             return result
         new, saved = result
         assert isinstance(new, SkillDiscovery)
-        model = type(new).resume(_run, new.get_env(), device=self.device)  # type: ignore[arg-type]
+        env: Any = new.get_env()
+        model = type(new).resume(_run, env, device=self.device, collectors=new.collectors)
         model.verbose, model.tensorboard_log = new.verbose, new.tensorboard_log
         return model, saved
 
@@ -150,3 +167,6 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
         except WorkerError:
             self.save_trained_model(model)
             raise
+        finally:
+            if isinstance(model, SkillDiscovery) and model.collectors is not None:
+                model.collectors.close()

@@ -117,7 +117,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.overlap": LOOP - COLLECTING - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.collectors": ARRAYS | LEAVES,
     "sb3_metra.common.playback": ARRAYS
-    | {"sb3_metra.common.collectors", "sb3_metra.common.overlap"}
+    | {"sb3_metra.common.collectors", "sb3_metra.common.overlap", "sb3_metra.common.plain"}
     | {"sb3_metra.common.collecting"},  # whose class it names for the type checker
     "sb3_metra.common.collecting": LOOP - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.skill_discovery": LOOP | {"sb3_metra.export"},
@@ -140,11 +140,12 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.pretrained": {"sb3_metra.algorithms"} | LEAVES,
     "sb3_metra.zoo_files": set(),
     "sb3_metra.zoo_input": LEAVES,
-    "sb3_metra.zoo_runs": LOOP | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch"},
+    "sb3_metra.zoo_runs": LOOP
+    | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch", "sb3_metra.collectors*"},
     "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_*"},
     "sb3_metra.study*": PROGRAMS
     | {"sb3_metra.study*", "sb3_metra.zoo_files", "sb3_metra.zoo_input"}
-    | {"sb3_metra.cluster"},
+    | {"sb3_metra.cluster", "sb3_metra.collectors*"},
     "sb3_metra.cluster": set(),
     "sb3_metra.collectors*": LOOP | {"sb3_metra", "sb3_metra.cluster", "sb3_metra.collectors*"},
     "sb3_metra.headless": {"sb3_metra.envs"},

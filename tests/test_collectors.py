@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from sb3_metra import CSF, DIAYN, METRA
 from sb3_metra.collectors import LocalCollectors, RayCollectors
 from sb3_metra.collectors.collector import Collector
 from sb3_metra.collectors.on_ray import _make_actor_class
 from sb3_metra.common.checkpoint import RunCheckpointCallback
-from sb3_metra.common.collectors import Infos
+from sb3_metra.common.collectors import Infos, Lost
 from sb3_metra.envs.point import PointMassEnv
 from tests.test_overlap import rows_of
 from tests.test_resume import Kill, Killed, Stateless, spoil_generators
@@ -45,6 +45,18 @@ class Discrete(PointMassEnv):
             return super().step(moves[action])
         finally:
             self.action_space = gym.spaces.Discrete(4)  # type: ignore[assignment]
+
+
+class Telling(gym.Wrapper):
+    """A point mass that tells something at each step."""
+
+    def __init__(self, told: Any) -> None:
+        super().__init__(point())
+        self.told = told
+
+    def step(self, action: Any) -> Any:
+        *rest, info = super().step(action)
+        return *rest, info | {"told": self.told}
 
 
 def discrete() -> gym.Env:
@@ -145,6 +157,15 @@ def test_one_collector_that_is_waited_for_changes_nothing(env: Any, kwargs: dict
     assert_same_run(model, plain)
 
 
+def test_seeds_reach_collectors_through_wrappers_of_the_training_environments() -> None:
+    def run(collectors: Any) -> Any:
+        env = VecMonitor(make_vec_env(point, 3, seed=5))
+        return rows_of(METRA("MlpPolicy", env, collectors=collectors, **TINY).learn(ROUND))
+
+    plain, rows = run(None), run(LocalCollectors(point, max_staleness=0))
+    assert np.array_equal(rows["observations"], plain["observations"])
+
+
 def test_a_second_run_begins_new_episodes() -> None:
     plain, model = (make_one(point).learn(ROUND + 9).learn(2 * ROUND) for make_one in (make, played))
     assert_same_run(model, plain)
@@ -171,17 +192,46 @@ def test_a_checkpoint_goes_on_as_the_plain_run(env: Any, train_freq: int, tmp_pa
     assert all(np.array_equal(x, others[name]) for name, x in rows_of(model).items())
 
 
-def test_a_checkpoint_amid_episodes_begins_new_ones(tmp_path: Path) -> None:
-    """The rounds end within episodes: both runs drop the rest of theirs."""
-    whole = played(point, train_freq=5).learn(90, RunCheckpointCallback(10, tmp_path / "whole"))
+@pytest.mark.parametrize(("n", "max_staleness"), [(1, 0), pytest.param(2, 0, marks=pytest.mark.slow), (2, 3)])
+def test_a_checkpoint_amid_episodes_holds_them_and_what_is_under_way(
+    n: int, max_staleness: int, tmp_path: Path
+) -> None:
+    """The rounds end within episodes, some of which wait and some of which are being run."""
+
+    def collectors() -> LocalCollectors:
+        return LocalCollectors(point, n, max_staleness)
+
+    def checkpoints(name: str) -> RunCheckpointCallback:
+        return RunCheckpointCallback(10, tmp_path / name)
+
+    def run(*callbacks: Any) -> METRA:
+        return make(collectors=collectors(), train_freq=5, gradient_steps=1).learn(120, list(callbacks))
+
+    whole = run(checkpoints("whole"))
     with pytest.raises(Killed):
-        played(point, train_freq=5).learn(90, [RunCheckpointCallback(10, tmp_path / "killed"), Kill(75)])
+        run(checkpoints("killed"), Kill(105))
     spoil_generators()
-    collectors = LocalCollectors(point, max_staleness=0)
-    model = METRA.resume(tmp_path / "killed", make_vec_env(point, 3, seed=9), collectors=collectors)
-    assert model.num_timesteps == 60
-    model.learn(30, RunCheckpointCallback(10, tmp_path / "killed"))
+    model = METRA.resume(tmp_path / "killed", make_vec_env(point, 3, seed=9), collectors=collectors())
+    playback: Any = model.stepped
+    assert model.num_timesteps == 90
+    assert playback._steps == [6] * 3  # 30 steps of 8
+    assert (len(playback._arrived) > 0) is (max_staleness > 0)
+    model.learn(30, checkpoints("killed"))
     assert same(state_of(model), state_of(whole))
+    others = rows_of(whole)
+    assert all(np.array_equal(x, others[name]) for name, x in rows_of(model).items())
+    if max_staleness == 0:  # nor does a checkpoint change the run
+        assert_same_run(run(), whole)
+
+
+@pytest.mark.parametrize("env", [Stateless, lambda: Telling(object())])
+def test_a_checkpoint_that_cannot_hold_the_episodes_begins_new_ones(env: Any, tmp_path: Path) -> None:
+    model = make(env, LocalCollectors(env, 2), train_freq=5).learn(45)
+    model.save_checkpoint(tmp_path)
+    assert model._last_obs is None
+    model.learn(45, reset_num_timesteps=False)
+    resumed = METRA.resume(tmp_path, make_vec_env(env, 3, seed=9), collectors=LocalCollectors(env, 2)).learn(45)
+    assert same(state_of(resumed), state_of(model))
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 2), (1, None), (1, 2)])
@@ -234,17 +284,17 @@ class Mixed(LocalCollectors):
         self.sent += 1
         super().send(index, order, weights)
 
-    def receive(self, wait: bool) -> Any:
+    def _receive(self, wait: bool) -> Any:
         self.rng.shuffle(self._sent)
         wait = wait or (len(self._sent) > 0 and self.rng.random() < 0.9)
         order = self._sent[0][1] if wait else None
-        answers = super().receive(wait)
+        answers = super()._receive(wait)
         self.count += len(answers)
         if answers and self.count in self.lose:
             self.skills.append(order.skills)
             index = answers[0][0]
             self._collectors[index] = Collector(self.kit)
-            return [(index, None)]
+            return [(index, Lost("it was told to"))]
         return answers
 
     def _open(self, kit: Any) -> None:
@@ -252,6 +302,7 @@ class Mixed(LocalCollectors):
         super()._open(kit)
 
 
+@pytest.mark.filterwarnings("ignore:collector . is replaced, because it was told to")
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("lose", [(), (1, 2, 5)])
 def test_each_transition_comes_once(n: int, lose: tuple[int, ...]) -> None:
@@ -327,6 +378,30 @@ def test_a_fault_ends_the_collectors_and_the_next_call_makes_new_ones() -> None:
     assert_same_run(run(), run())
 
 
+def test_a_collector_that_is_lost_again_and_again_ends_the_run_and_loses_nothing_learnt() -> None:
+    lose = (1, 2, 3, 5, 6, 7, 9, 10, 11, 12)  # three times one after the other are not too often
+    model = make(Counting, collectors := Mixed(Counting, 1, lose=lose), learning_starts=3)
+    with (
+        pytest.warns(UserWarning, match="collector 0 is replaced, because it was told to") as warned,
+        pytest.raises(RuntimeError) as error,
+    ):
+        model.learn(100 * ROUND)
+    assert str(error.value) == (
+        "collectors must answer, got collector 0 lost 4 times one after the other, the last time because it was told to"
+    )
+    assert sum("is replaced" in str(x.message) for x in warned) == 9
+    assert collectors.sent == 12
+    assert collectors.ready() == []
+    known, updates = model.num_timesteps, model._n_updates
+    assert known > 0
+    assert updates > 0
+    collectors.lose = ()
+    model.learn(2 * ROUND, reset_num_timesteps=False)
+    assert model.num_timesteps >= known + 2 * ROUND
+    assert len(rows_of(model)["rewards"]) == model.num_timesteps // 3
+    episodes_of(model)  # each once
+
+
 class Faulty(PointMassEnv):
     """A point mass that is nowhere in its fifth episode, if something is spoilt."""
 
@@ -378,7 +453,7 @@ def test_statistics_that_learn_do_not_go_with_collectors() -> None:
         ({"max_episode_steps": 0}, "max_episode_steps must be an integer of at least 1, got 0"),
         ({"address": 1}, "address must be a string, or None, got 1"),
         ({"num_cpus": -1}, "num_cpus must be a finite number of at least 0, got -1"),
-        ({"timeout": 0}, "timeout must be a finite number greater than 0, got 0"),
+        ({"timeout": 0}, "timeout must be a finite number greater than 0, or None, got 0"),
     ],
 )
 def test_arguments_of_collectors(arguments: dict[str, Any], message: str) -> None:

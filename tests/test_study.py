@@ -232,7 +232,7 @@ def test_gpus_are_shared() -> None:
 
 
 def test_a_scheduler_needs_ray(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="scheduler needs Ray"):
+    with pytest.raises(ValueError, match="scheduler must run on Ray: leave out --jobs"):
         local.run_local(dataclasses.replace(study, scheduler={"name": "asha"}), tmp_path, "", 1, lambda names: None)
 
 

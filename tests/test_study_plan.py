@@ -75,6 +75,26 @@ def test_the_documented_file_is_read() -> None:
     assert (trial.steps, trial.eval_freq, trial.settings["learning_rate"]) == (1_000_000, 50_000, "lin_1e-3")
 
 
+def test_collectors_are_a_number_or_arguments_and_can_be_taken_away() -> None:
+    changes = {
+        "some": {"collectors": 2},
+        "named": {"collectors": "dict(n=3, max_staleness=0, timeout=60)"},
+        "none": {"collectors": None},
+    }
+    study = make_study("x", ONE | {"settings": {"collectors": {"num_cpus": 0.5}}, "changes": changes})
+    named = {trial.change: trial.settings.get("collectors") for trial in study.trials.values()}
+    assert named == {
+        "some": {"n": 2, "num_cpus": 1},
+        "named": {"n": 3, "num_cpus": 1, "max_staleness": 0, "timeout": 60.0},
+        "none": None,
+    }
+    assert Study.from_json(json.loads(json.dumps(study.as_json()))) == study
+    for option in ("--jobs", "--slurm"):
+        sentence = f"collectors must run on Ray: leave out {option}, or take collectors out of the study"
+        with pytest.raises(ValueError, match=sentence):
+            study.check_without_ray(option)
+
+
 def test_the_arena_has_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study("arena")
     assert {trial.method for trial in study.trials.values()} == set(METHODS)
@@ -109,6 +129,19 @@ def test_the_arena_has_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"settings": {"n_envs": 0}}, "n_envs must be an integer of at least 1, got 0"),
         ({"settings": {"n_timesteps": None}}, "settings must hold n_timesteps"),
         ({"settings": {"policy_kwargs": "dict(f=print())"}}, "policy_kwargs must be a dictionary, or words such as"),
+        ({"settings": {"collectors": 0}}, "collectors must be an integer of at least 1, or a dictionary .*, got 0 in "),
+        ({"settings": {"collectors": "two"}}, "collectors must be a dictionary, or words such as .*, got 'two'"),
+        (
+            {"settings": {"collectors": {"n": 2, "time_out": 3}}},
+            "collectors must hold arguments of RayCollectors, got 'time_out': did you mean 'timeout'.* / shipped",
+        ),
+        (
+            {"settings": {"collectors": {"timeout": 0}}},
+            "timeout must be a finite number greater than 0, or None, got 0 in collectors in .* / metra / shipped",
+        ),
+        ({"settings": {"collectors": {"address": "auto"}}}, "collectors must not hold 'address'"),
+        ({"settings": {"collectors": 2, "overlap": True}}, "overlap must be False with collectors, got True in "),
+        ({"settings": {"collectors": {"env": POINT}}}, "collectors must not hold 'env'"),
         ({"cpus": 0}, "cpus must be a finite number greater than 0, got 0"),
         ({"gpus": -1}, "gpus must be a finite number of at least 0, got -1"),
         ({"device": "gpu"}, "device must be a device of PyTorch, such as cuda, got 'gpu'"),

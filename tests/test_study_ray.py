@@ -79,6 +79,30 @@ def test_what_does_not_fit_on_a_node_is_refused(cluster: None, tmp_path: Path) -
             on_ray.run_ray(study, tmp_path / str(need), mark, None, lambda names: None)
 
 
+def test_a_trial_begins_once_there_is_room_for_its_collectors(cluster: None, tmp_path: Path) -> None:
+    """Two CPUs hold one trial and its collector, while another waits. One that is waited for changes nothing."""
+    apart = {"collectors": {"n": 1, "max_staleness": 0}}
+    content = TINY | {"seeds": [0], "changes": {"plain": {}, "apart": apart}}
+    study, out = make_study("tiny", content), tmp_path / "out"
+    with opened(study, out) as mark:
+        on_ray.run_ray(study, out, mark, None, lambda names: None)
+    assert {name: read_result(out / name)["status"] for name in study.trials} == dict.fromkeys(study.trials, "finished")
+    rows: dict[str, list[Any]] = {"plain": [], "apart": []}
+    others = {
+        "cpu_seconds",
+        "queue_state_coverage",
+        "total_state_coverage",
+    }  # where an episode begins is not played back
+    for row in collect([out / name for name in study.trials]):
+        rows[row.pop("change")].append({name: x for name, x in row.items() if name not in others})
+    assert rows["apart"] == rows["plain"]
+    assert len(rows["plain"]) == 3
+    study = make_study("tiny", TINY | {"settings": TINY["settings"] | {"collectors": 2}})
+    sentence = "cpus must fit on the cluster, also those of a trial's collectors, and it has 2, got 3"
+    with opened(study, tmp_path / "large") as mark, pytest.raises(ValueError, match=sentence):
+        on_ray.run_ray(study, tmp_path / "large", mark, None, lambda names: None)
+
+
 def test_a_cluster_that_is_not_there_is_one_sentence(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def test_a_job_that_fails_is_queued_again(tmp_path: Path) -> None:
         (["cluster=mars"], {}, "--slurm must fit the SLURM of this machine, got cluster=mars: "),
         (["cluster=local", "partitoin=x"], {}, "--slurm must fit the SLURM of this machine, got .*partitoin"),
         (["cluster=local"], {"gpus": 0.5}, "gpus must be a whole number on SLURM, got 0.5"),
-        (["cluster=local"], {"scheduler": "asha"}, "scheduler needs Ray: leave out --slurm"),
+        (["cluster=local"], {"scheduler": "asha"}, "scheduler must run on Ray: leave out --slurm"),
     ],
 )
 def test_what_cannot_be_queued_is_one_sentence(words: list[str], change: dict, message: str, tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stable_baselines3.common.utils import LinearSchedule
 
+from sb3_metra.collectors import LocalCollectors
+from sb3_metra.envs import find_spec
 from sb3_metra.study import trial as trial_module
 from sb3_metra.study.progress import CPU, STEPS, ProgressLog, read_rows, write_rows
 from sb3_metra.study.trial import METHODS, Trial, describe, model_arguments, train
+from tests.toys import same, state_of
 
 POINT = "sb3_metra/PointMass-v0"
 TINY = {
@@ -87,6 +91,39 @@ def test_a_run_goes_on_and_logs_each_evaluation_once(tmp_path: Path, monkeypatch
     again = train(SMALL, broken, checkpoint_minutes=1e-9)  # the kill came after the last checkpoint
     assert again.steps == 0
     assert (broken / "model.zip").is_file()
+
+
+@pytest.mark.parametrize("env", [POINT, pytest.param("sb3_metra/HalfCheetah-v0", marks=pytest.mark.slow)])
+def test_a_collector_that_is_waited_for_changes_nothing(
+    env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a kill."""
+    closed: list[bool] = []
+
+    class Local(LocalCollectors):
+        def __init__(self, env: Any, n: int, num_cpus: float, max_staleness: int) -> None:
+            super().__init__(env, n, max_staleness)
+
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    def kill(row: dict) -> None:
+        if row["steps"] == length * 4:
+            raise Killed
+
+    monkeypatch.setattr(trial_module, "RayCollectors", Local)
+    length = find_spec(env).max_episode_steps
+    settings = TINY | {"train_freq": length}
+    plain = Trial("diayn", env, 0, 6 * length, settings, eval_freq=2 * length, eval_episodes=2)
+    trial = dataclasses.replace(plain, settings=settings | {"collectors": {"n": 1, "max_staleness": 0}})
+    whole = train(plain, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(trial, tmp_path / "killed", checkpoint_minutes=1e-9, on_evaluation=kill)
+    resumed = train(trial, tmp_path / "killed", checkpoint_minutes=1e-9)
+    assert 0 < resumed.steps < 6 * length
+    assert same(state_of(resumed.model), state_of(whole.model))
+    assert len(closed) == 2
 
 
 def test_a_run_without_a_whole_checkpoint_begins_anew(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ import rl_zoo3
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 
-from sb3_metra import zoo
+from sb3_metra import zoo, zoo_runs
+from sb3_metra.collectors import LocalCollectors
 from sb3_metra.evaluation.coverage import policy_state_coverage
 from sb3_metra.zoo_runs import RunManager
 from tests.toys import same, state_of
@@ -334,8 +335,12 @@ def test_algorithms_of_rl_zoo3_run_as_they_do_there(tmp_path: Path, monkeypatch:
     assert zoo.sys.argv != commands[0]
 
 
-def test_a_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "collectors", [(), pytest.param(("collectors:dict(n=2, max_staleness=1)",), marks=pytest.mark.slow)]
+)
+def test_a_run_goes_on(collectors: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the words that it was begun with, from its newest checkpoint, to the bit."""
+    monkeypatch.setattr(zoo_runs, "RayCollectors", lambda env, n, num_cpus, **named: LocalCollectors(env, n, **named))
     settings = [
         "learning_starts:40",
         "train_freq:20",
@@ -343,6 +348,7 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
         "batch_size:8",
         "n_envs:2",
         "objective_batch_size:8",
+        *collectors,
     ]
     settings += [f"{name}_kwargs:dict(net_arch=[8])" for name in ("policy", "phi")]
     words = ["--env", POINT, "--seed", "3", "--eval-freq", "200", "--eval-episodes", "2", "--save-freq", "120"]
@@ -368,3 +374,21 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
         zoo.train(["--resume", str(run("stopped")), "-n", "800"])
     with pytest.raises(ValueError, match="--resume must be the folder of a run"):
         zoo.train(["--resume", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["collectors:0"], "collectors must be an integer of at least 1, or a dictionary of arguments by name, got 0"),
+        (["collectors:dict(k=2)"], "collectors must hold arguments of RayCollectors, got 'k'"),
+        (
+            ["collectors:2", "vec_env_wrapper:'stable_baselines3.common.vec_env.VecMonitor'"],
+            "collectors must be left out with a vec_env_wrapper, got 2",
+        ),
+    ],
+)
+def test_collectors_that_cannot_be(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        zoo.train(["--env", POINT, "-n", "100", "-f", str(tmp_path), "-params", *words])
+    with pytest.raises(ValueError, match="collectors must be left out with --optimize, got 2"):
+        zoo.train(["--env", POINT, "-f", str(tmp_path), "--optimize", "-params", "collectors:2"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 from sb3_metra.collectors.collector import Collector
-from sb3_metra.common.collectors import Answer, Collectors, Kit, Order, Weights
+from sb3_metra.common.collectors import Answer, Collectors, Kit, Lost, Order, Weights
 
 
 class LocalCollectors(Collectors):
@@ -40,12 +40,8 @@ class LocalCollectors(Collectors):
         """
         self._sent.append((index, order, weights))
 
-    def receive(self, wait: bool) -> list[tuple[int, Answer | None]]:
-        """
-        Run the oldest order.
-
-        :param wait: otherwise there is nothing
-        """
+    def _receive(self, wait: bool) -> list[tuple[int, Answer | Lost]]:
+        """The oldest order is run only if there is nothing else to do."""
         if not wait:
             return []
         index, order, weights = self._sent.pop(0)

@@ -11,6 +11,7 @@ sb3-metra train is rl_zoo3's train, with other defaults:
   --eval-freq 100000    the best model is kept by policy state coverage, not by reward,
   --eval-episodes 48    and --optimize maximises it; an episode follows one skill
   --save-freq N         also writes checkpoints to resume from
+  -params collectors:4  runs the episodes in processes of Ray, here or on a cluster
   --resume RUN          continues a killed run, with its own arguments and those given now
   --trust               with -i, unpickle what an old model's files hold, which can run any code that they bring
 With an algorithm of rl_zoo3's own on a downstream task, such as --algo sac --env sb3_metra/AntMultiGoals-v0:

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_metra.common.arguments import full_signature, shorten
-from sb3_metra.common.collectors import Collectors
+from sb3_metra.common.collectors import Collectors, check_others
 from sb3_metra.common.overlap import OverlappingSAC
 from sb3_metra.common.playback import Playback
 from sb3_metra.common.policies import SkillPolicy
@@ -66,14 +66,7 @@ class CollectingSAC(OverlappingSAC, ABC):
             raise ValueError(
                 f"collectors must be Collectors such as RayCollectors, or None, got {shorten(self.collectors)}"
             )
-        others: dict[str, tuple[Any, Any, str]] = {
-            "overlap": (self.overlap, False, "they act beside the gradient steps already, if max_staleness is above 0"),
-            "random_warmup": (self.random_warmup, False, "they act by the policy"),
-            "action_noise": (self.action_noise, None, "they act by the policy alone"),
-        }
-        for name, (got, expected, reason) in others.items():
-            if got is not expected:
-                raise ValueError(f"{name} must be {expected} with collectors, got {shorten(got)}: {reason}")
+        check_others(vars(self))
         if self._vec_normalize_env is not None:
             raise ValueError(
                 "env must not be in a VecNormalize with collectors, because its statistics change here alone: let the "

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_metra.common.arguments import integer, optional, shorten
+from sb3_metra.common.arguments import Check, check_table, integer, optional, shorten
 from sb3_metra.common.arrays import map_arrays
 
 Weights = dict[str, np.ndarray]
 """Of an actor, by name."""
+
+CHECKS: dict[str, Check] = {
+    "n": integer(1),
+    "max_staleness": optional(integer(0)),
+    "max_episode_steps": integer(1),
+}
+"""What arguments of collectors must be."""
+
+_OTHERS = {
+    "overlap": (False, "they act beside the gradient steps already, if max_staleness is above 0"),
+    "random_warmup": (False, "they act by the policy"),
+    "action_noise": (None, "they act by the policy alone"),
+}
+_MOST_LOSSES = 3  # of one collector, without an answer in between: more, and what it runs is at fault
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,31 @@ class Answer:
     random_state: np.ndarray
 
 
+@dataclass(frozen=True)
+class Lost:
+    """
+    What comes of a collector that died or hung, and is replaced: of its order, nothing will come.
+
+    :param reason: where it was, and what was heard of it last
+    """
+
+    reason: str
+
+
+def check_others(arguments: Mapping[str, Any], where: str = "") -> None:
+    """
+    Refuse arguments of a model that do not go with collectors.
+
+    :param arguments: by name
+    :param where: where they were given, to end an error with
+    :raises ValueError: for the first that does not
+    """
+    for name, (expected, reason) in _OTHERS.items():
+        if (got := arguments.get(name, expected)) is not expected:
+            what = f"{name} must be {expected} with collectors, got {shorten(got)} {where}".rstrip()
+            raise ValueError(f"{what}: {reason}")
+
+
 class Collectors(ABC):
     """
     Collectors that run whole episodes for a model. How they are reached is up to subclasses.
@@ -168,11 +208,12 @@ class Collectors(ABC):
                 f"env must be an environment's registered name, or a function that makes one, got {shorten(env)}"
             )
         self.env = env
-        self.n = integer(1)("n", n)
-        staleness = optional(integer(0))("max_staleness", max_staleness)
-        self.max_staleness: int = 2 * self.n if staleness is None else staleness
-        self.max_episode_steps = integer(1)("max_episode_steps", max_episode_steps)
+        read = check_table(CHECKS, {"n": n, "max_staleness": max_staleness, "max_episode_steps": max_episode_steps})
+        self.n: int = read["n"]
+        self.max_staleness: int = 2 * self.n if max_staleness is None else read["max_staleness"]
+        self.max_episode_steps: int = read["max_episode_steps"]
         self._kit: Kit | None = None
+        self._losses = [0] * self.n  # of each collector, since its last answer
 
     def open(self, kit: Kit) -> bool:
         """
@@ -186,6 +227,7 @@ class Collectors(ABC):
             raise ValueError("collectors must serve one model, got another one: make others, or close() these first")
         if self._kit is not None:
             return False
+        self._losses = [0] * self.n
         try:
             self._open(kit)
         except BaseException:
@@ -221,15 +263,32 @@ class Collectors(ABC):
         :param weights: of the actor, the same for all orders of a round
         """
 
-    @abstractmethod
-    def receive(self, wait: bool) -> list[tuple[int, Answer | None]]:
+    def receive(self, wait: bool) -> list[tuple[int, Answer | Lost]]:
         """
         What has come of orders, each once. If nothing has, there may be a collector more that is ready.
 
         :param wait: wait until there is something
-        :return: indices of collectors, each with the answer; ``None`` if the collector was lost, and is replaced
+        :return: indices of collectors, each with the answer
+        :raises RuntimeError: if a collector is lost again and again
         :raises Exception: what an episode raised
         """
+        answers = self._receive(wait)
+        for index, answer in answers:
+            if not isinstance(answer, Lost):
+                self._losses[index] = 0
+                continue
+            self._losses[index] += 1
+            if self._losses[index] > _MOST_LOSSES:
+                raise RuntimeError(
+                    f"collectors must answer, got collector {index} lost {self._losses[index]} times one after the "
+                    f"other, the last time because {answer.reason}"
+                )
+            warnings.warn(f"collector {index} is replaced, because {answer.reason}", stacklevel=2)
+        return answers
+
+    @abstractmethod
+    def _receive(self, wait: bool) -> list[tuple[int, Answer | Lost]]:
+        """As :meth:`receive`; whoever is lost, is being replaced."""
 
     @abstractmethod
     def states(self, index: int) -> list[Any] | None:

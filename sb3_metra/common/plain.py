@@ -34,6 +34,7 @@ _VALUES: dict[str, frozenset[str]] = {
     "rl_zoo3.utils": frozenset({"SimpleLinearSchedule"}),
     "sb3_metra.common.skills": frozenset({"GaussianPrior", "OneHotPrior", "SpherePrior", "UniformPrior"}),
     "sb3_metra.common.normalization": frozenset({"ObservationNormalization"}),
+    "sb3_metra.common.collectors": frozenset({"Episode", "Infos"}),
 }
 _OWN = "sb3_metra.common."
 #: Modules whose classes may be named, if they are of a kind.

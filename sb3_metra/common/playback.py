@@ -9,11 +9,15 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_metra.common.arrays import map_arrays
-from sb3_metra.common.collectors import Answer, Episode, Kit, Order, Weights, join
+from sb3_metra.common.collectors import Answer, Episode, Kit, Lost, Order, Weights, join
 from sb3_metra.common.overlap import ActingPolicy
+from sb3_metra.common.plain import NotPlain, encode
 
 if TYPE_CHECKING:
     from sb3_metra.common.collecting import CollectingSAC
+
+#: Attributes that a checkpoint holds as they are.
+_STATE = ("round", "skills", "_number", "_columns", "_steps", "_counts", "_seeds", "_replaced")
 
 
 class Playback:
@@ -32,6 +36,7 @@ class Playback:
         self._kit: Kit | None = None
         self._synchronous = self.collectors.max_staleness == 0
         self._weights: Weights | None = None
+        self._served = False  # whether an order was sent
         self._number = self._first_number = 0
         self._orders: dict[int, Order] = {}  # that are being run, by collector
         self._unplayed = [0] * self.collectors.n  # episodes of each collector's order that wait
@@ -62,14 +67,14 @@ class Playback:
             policy = ActingPolicy(model.policy).policy.to("cpu")
             spaces_ = (model.observation_space, model.action_space)
             self._kit = Kit(self.collectors.env, self.num_envs, *spaces_, policy, self.collectors.max_episode_steps)
-        if self.collectors.open(self._kit) and self._number:  # what they had is lost
+        if self.collectors.open(self._kit) and self._served:  # what they had is lost
             self._orders = {}
             self.model.begin_new_episodes()
 
     def restart(self) -> None:
         """Forget the episodes; all collectors begin new ones, by seeds that the training environments hold."""
         assert self.model.env is not None
-        self._seeds = list(getattr(self.model.env, "_seeds", [None] * self.num_envs))
+        self._seeds = list(getattr(self.model.env.unwrapped, "_seeds", [None] * self.num_envs))
         self._first_number = self._number
         self._columns = [None] * self.num_envs
         self._arrived, self.skills = [], []
@@ -134,18 +139,28 @@ class Playback:
 
     def get_state(self) -> dict[str, Any] | None:
         """
-        What the rest of a run needs: the states of all environments, if no episode is under way.
+        What the rest of a run needs. Waits for the orders that are being run.
 
-        :return: ``None`` if new episodes have to begin
+        :return: ``None`` if new episodes have to begin, because an environment keeps its state to itself, or told what
+            no file can hold
         """
-        if not self._synchronous or self._orders or self._arrived or any(x is not None for x in self._columns):
+        while self._orders:
+            self._receive(wait=True)
+        begin = [self._begin.get(index) or self._state_of(index) for index in range(self.collectors.n)]
+        state = {name: getattr(self, name) for name in _STATE} | {
+            "collectors": begin,
+            "arrived": [(index, order.number, order.round, episode) for index, order, episode in self._arrived],
+        }
+        try:
+            encode([self._columns, state["arrived"]], {}, "episodes")
+        except NotPlain:
             return None
-        states = [self._state_of(index) for index in range(self.collectors.n)]
-        return None if None in states else {"collectors": states, "skills": np.array(self.skills)}
+        return None if None in begin else state
 
-    def _state_of(self, index: int) -> list[Any] | None:
-        begin = self._begin.get(index)  # else its next order goes on
-        return self.collectors.states(index) if begin is None else begin.get("states")
+    def _state_of(self, index: int) -> dict[str, Any] | None:
+        """What a collector would have to begin its next order with, if it could not go on."""
+        states = self.collectors.states(index) if index in self.collectors.ready() else None
+        return None if states is None else {"states": states}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
@@ -154,12 +169,16 @@ class Playback:
         :param state: what :meth:`get_state` gave
         :raises ValueError: if it is that of other collectors
         """
-        states = state.get("collectors")
-        if states is None or len(states) != self.collectors.n:
-            expected = "None" if states is None else len(states)
+        begin = state.get("collectors")
+        if begin is None or len(begin) != self.collectors.n:
+            expected = "None" if begin is None else len(begin)
             raise ValueError(f"collectors must be {expected} as in the checkpoint, got {self.collectors.n}")
-        self._begin = {index: {"states": one} for index, one in enumerate(states)}
-        self.skills = list(state["skills"])
+        vars(self).update({name: state[name] for name in _STATE})
+        self._begin = dict(enumerate(begin))
+        self._first_number = self._number
+        for index, number, round_, episode in state["arrived"]:
+            self._arrived.append((index, Order(number, round_, episode.skill, np.empty(0), None), episode))
+            self._unplayed[index] += 1
 
     # Orders
 
@@ -188,7 +207,7 @@ class Playback:
     def _send_orders(self) -> None:
         for index in self.collectors.ready():
             if index not in self._orders and not self._unplayed[index]:
-                self._orders[index] = order = self._make_order(index)
+                self._orders[index], self._served = (order := self._make_order(index)), True
                 self.collectors.send(index, order, self._weights_of_round())
 
     def _make_order(self, index: int) -> Order:
@@ -223,7 +242,7 @@ class Playback:
         for index, answer in answers:
             order = self._orders.pop(index, None)
             wanted = order is not None and order.number > self._first_number
-            if answer is None:
+            if isinstance(answer, Lost):
                 self._replaced[index] += 1
                 self._counts["lost_collectors"] += 1
                 self._begin[index] = {"seeds": self._draw_seeds(index)}

@@ -71,8 +71,7 @@ def run_local(study: Study, out: Path, mark: str, jobs: int, show: Show) -> None
     :param show: called from time to time
     :raises ValueError: if this machine cannot run it
     """
-    if study.scheduler is not None:
-        raise ValueError("scheduler needs Ray: leave out --jobs, or take the scheduler out of the study")
+    study.check_without_ray("--jobs")
     gpus = Gpus(th.cuda.device_count(), study.gpus)
     waiting = deque((name, 0) for name in to_run(study, out))
     running: dict[str, tuple[subprocess.Popen[bytes], int, list[int]]] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sb3_metra.common.arguments import check_names
 from sb3_metra.study.folder import end_trial, read_error, read_result, to_run
 from sb3_metra.study.local import Show
 from sb3_metra.study.plan import Study
+from sb3_metra.study.trial import Trial
 
 _SCHEDULERS = {"asha": AsyncHyperBandScheduler, "median": MedianStoppingRule}
 
@@ -44,12 +46,13 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
     started = connect("--address", address)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial writes its own log
     try:
-        _check_resources(study)
+        needs = {name: _needs(study, study.trials[name]) for name in names}
+        _check_resources(needs.values())
         configs = [
             {"trial": name, "env": study.trials[name].env, "out": str(out.resolve()), "mark": mark} for name in names
         ]
         tuner = tune.Tuner(
-            tune.with_resources(_make_trainable(), {"cpu": study.cpus, "gpu": study.gpus}),
+            tune.with_resources(_make_trainable(), _asking_for(needs)),
             param_space={"run": tune.grid_search(configs)},
             tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=False),  # a process for each
             run_config=tune.RunConfig(
@@ -69,13 +72,30 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
             ray.shutdown()
 
 
-def _check_resources(study: Study) -> None:
-    """A trial that no node has room for would wait for ever."""
+def _needs(study: Study, trial: Trial) -> list[dict[str, float]]:
+    """What a trial takes, its own first; each of its collectors may be on another node. It begins once all is free."""
+    named = trial.settings.get("collectors") or {"n": 0, "num_cpus": 0.0}
+    return [{"CPU": study.cpus, "GPU": study.gpus}, *({"CPU": named["num_cpus"]} for _ in range(named["n"]))]
+
+
+def _asking_for(needs: dict[str, list[dict[str, float]]]) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+    """A function inside a function, as in :func:`_make_trainable`."""
+    return lambda config: tune.PlacementGroupFactory(
+        [bundle for bundle in needs[config["run"]["trial"]] if any(bundle.values())]
+    )
+
+
+def _check_resources(needs: Iterable[list[dict[str, float]]]) -> None:
+    """A trial that there is no room for would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, need in (("CPU", study.cpus), ("GPU", study.gpus)):
-        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
-        if need > most:
-            raise ValueError(f"{name.lower()}s must fit on a node, whose most are {most:g}, got {need:g}")
+    for bundles, name in itertools.product(needs, ("CPU", "GPU")):
+        free, taken = ([x.get(name, 0.0) for x in parts] for parts in (nodes, bundles))
+        for most, need, where in (
+            (max(free, default=0.0), max(taken), "a node, whose most are"),
+            (sum(free), sum(taken), "the cluster, also those of a trial's collectors, and it has"),
+        ):
+            if need > most:
+                raise ValueError(f"{name.lower()}s must fit on {where} {most:g}, got {need:g}")
 
 
 def _make_trainable() -> Callable[[dict[str, Any]], None]:

@@ -59,8 +59,7 @@ def run_slurm(study: Study, out: Path, mark: str, words: Sequence[str], show: Sh
     :param show: called from time to time
     :raises ValueError: if the jobs cannot be queued
     """
-    if study.scheduler is not None:
-        raise ValueError("scheduler needs Ray: leave out --slurm, or take the scheduler out of the study")
+    study.check_without_ray("--slurm")
     executor = _make_executor(study, out, words)
     jobs = {name: job for name in to_run(study, out) if (job := _find_job(executor, out / name)) is not None}
     new = [name for name in to_run(study, out) if name not in jobs]

@@ -13,7 +13,9 @@ from typing import Any
 import gymnasium as gym
 import torch as th
 
+from sb3_metra.collectors.settings import read_collectors
 from sb3_metra.common.arguments import FLAG, POSITIVE, Check, check_names, check_table, integer, number, shorten
+from sb3_metra.common.collectors import check_others
 from sb3_metra.common.constructor import ALGORITHM
 from sb3_metra.envs import find_spec
 from sb3_metra.hyperparams import load_settings
@@ -78,6 +80,20 @@ class Study:
     retries: int = 1
     checkpoint_minutes: float = 5.0
     scheduler: Mapping[str, Any] | None = None
+
+    def check_without_ray(self, option: str) -> None:
+        """
+        Refuse what only Ray can run.
+
+        :param option: what was asked for instead
+        :raises ValueError: if the study has a scheduler or collectors
+        """
+        parts = {
+            "scheduler": self.scheduler is not None,
+            "collectors": any("collectors" in trial.settings for trial in self.trials.values()),
+        }
+        for part in (part for part, asked in parts.items() if asked):
+            raise ValueError(f"{part} must run on Ray: leave out {option}, or take {part} out of the study")
 
     def as_json(self) -> dict[str, Any]:
         """What JSON can hold of it."""
@@ -197,6 +213,9 @@ def _check_settings(settings: dict[str, Any], method: str, where: str) -> dict[s
     known = {"n_envs": integer(1), "n_timesteps": integer(1), "env_kwargs": _NAMED}
     settings = check_table(known, settings, where)
     check_table(ALGORITHM, model_arguments(settings), where)
+    if "collectors" in settings:
+        check_others(settings, where)
+        settings["collectors"] = read_collectors(settings["collectors"], where, {"address"})
     if "n_timesteps" not in settings:
         raise ValueError(f"settings must hold n_timesteps {where}, got {', '.join(settings)}")
     return settings
@@ -206,7 +225,7 @@ def _evaluated(block: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in which strings such as ``dict(net_arch=[64])`` are what rl-zoo3 evaluates them to."""
     result = {}
     for key, value in block.items():
-        if isinstance(value, str) and (key.endswith("_kwargs") or key == "train_freq"):
+        if isinstance(value, str) and (key.endswith("_kwargs") or key in ("train_freq", "collectors")):
             try:
                 value = read_value(value)
             except (ValueError, SyntaxError):

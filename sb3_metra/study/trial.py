@@ -6,7 +6,9 @@ import platform
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_metra.envs  # registers the environments
 from sb3_metra.algorithms import ALGORITHMS
+from sb3_metra.collectors import Collectors, RayCollectors
+from sb3_metra.collectors.settings import make_env, read_collectors
 from sb3_metra.common.checkpoint import RunCheckpointCallback, find_checkpoint
 from sb3_metra.common.files import write_json
 from sb3_metra.common.skill_discovery import SkillDiscovery
+from sb3_metra.envs import find_spec
 from sb3_metra.envs.batch import make_fast_vec_env, spare_threads
 from sb3_metra.envs.vec import make_pixel_vec_env
 from sb3_metra.evaluation.callbacks import SkillEvalCallback
@@ -32,8 +37,8 @@ from sb3_metra.study.progress import ProgressLog
 METHODS: dict[str, type[SkillDiscovery]] = {name.lower(): x for name, x in ALGORITHMS.items()}
 """The algorithms under the names that studies and ``--algo`` know."""
 
-NOT_THE_MODELS = ("n_timesteps", "n_envs", "env_kwargs")
-"""Settings that are no arguments of an algorithm."""
+NOT_THE_MODELS = ("n_timesteps", "n_envs", "env_kwargs", "collectors")
+"""Settings that are no arguments of an algorithm, or are made into one."""
 
 SETTINGS, PROGRESS, MODEL, CHECKPOINTS = "settings.json", "progress.csv", "model.zip", "checkpoints"
 
@@ -47,7 +52,7 @@ class Trial:
     :param env: id of the environment, or a task of dm_control in pixels, ``dmc/DOMAIN-TASK``
     :param seed: of the model and the environments
     :param steps: environment steps
-    :param settings: rl-zoo3's ``n_envs`` and ``env_kwargs``, and the algorithm's arguments
+    :param settings: rl-zoo3's ``n_envs`` and ``env_kwargs``, ``collectors``, and the algorithm's arguments
     :param change: the name of what was changed in the settings
     :param eval_freq: environment steps between two evaluations
     :param eval_episodes: episodes of an evaluation, one for each skill
@@ -188,12 +193,30 @@ def make_envs(
     if env_id.startswith("dmc/"):
         from sb3_metra.envs.dmc import make_pixel_env
 
-        domain, task = env_id.removeprefix("dmc/").split("-")
-        of_suite = {"domain": domain, "task": task} | (env_kwargs or {})
-        return make_pixel_vec_env(make_pixel_env, n_envs, seed=seed, env_kwargs=of_suite)
+        return make_pixel_vec_env(make_pixel_env, n_envs, seed=seed, env_kwargs=_of_suite(env_id, env_kwargs))
     if env_id.endswith("Pixels-v0"):
         return make_pixel_vec_env(env_id, n_envs, seed=seed, env_kwargs=env_kwargs)
     return make_fast_vec_env(env_id, n_envs, seed=seed, n_threads=n_threads, env_kwargs=env_kwargs)
+
+
+def _of_suite(env_id: str, env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    domain, task = env_id.removeprefix("dmc/").split("-")
+    return {"domain": domain, "task": task} | (env_kwargs or {})
+
+
+def _make_collectors(trial: Trial) -> Collectors | None:
+    """What runs the episodes elsewhere, in environments as those of :func:`make_envs`."""
+    if (named := trial.settings.get("collectors")) is None:
+        return None
+    env_kwargs = trial.settings.get("env_kwargs")
+    make: Callable[[], Any]
+    if trial.env.startswith("dmc/"):
+        from sb3_metra.envs.dmc import make_pixel_env
+
+        make = partial(make_pixel_env, **_of_suite(trial.env, env_kwargs))
+    else:
+        make = partial(make_env, find_spec(trial.env), env_kwargs)
+    return RayCollectors(make, **read_collectors(named))
 
 
 def train(
@@ -217,52 +240,54 @@ def train(
     :param checkpoint_minutes: minutes between two checkpoints; 0: none
     :param verbose: 1 to print each evaluation
     :param on_evaluation: called with the steps, coverage and CPU seconds of each evaluation but the last one
-    :return: the model and its evaluations; all environments are closed
+    :return: the model and its evaluations; all environments and collectors are closed
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, describe(trial, device))
     n_envs = trial.settings.get("n_envs", 1)
     n_threads = spare_threads(bool(trial.settings.get("overlap")))
-    env = make_envs(trial.env, n_envs, trial.seed, trial.settings.get("env_kwargs"), n_threads)
-    try:
+    with ExitStack() as stack:
+        env = make_envs(trial.env, n_envs, trial.seed, trial.settings.get("env_kwargs"), n_threads)
+        stack.callback(env.close)
         eval_env = make_envs(trial.env, n_envs, env_kwargs=trial.eval_env_kwargs)
-        try:
-            model = _begin_or_resume(trial, folder / CHECKPOINTS, env, device)
-            coverage = SkillEvalCallback(
-                eval_env,
-                trial.eval_freq,
-                trial.eval_episodes,
-                cell_size=trial.cell_size,
-                best_model_save_path=folder,
-                verbose=verbose,
-            )
-            log = ProgressLog(folder / PROGRESS, model.num_timesteps)
-            keeper = TimedCheckpoint(folder / CHECKPOINTS, minutes, checkpoint_minutes, log, coverage)
-            callbacks = [coverage, keeper]
-            if on_evaluation is not None:
-                callbacks.append(_Reporter(coverage, log, on_evaluation))
-            model.set_logger(Logger(str(folder), [log]))
-            before = model.num_timesteps
-            if before < trial.steps:
-                model.learn(trial.steps - before, callbacks, log_interval=10**9, reset_num_timesteps=before == 0)
-            model.save(folder / MODEL)
-        finally:
-            eval_env.close()
-    finally:
-        env.close()
+        stack.callback(eval_env.close)
+        if (collectors := _make_collectors(trial)) is not None:
+            stack.callback(collectors.close)
+        model = _begin_or_resume(trial, folder / CHECKPOINTS, env, device, collectors)
+        coverage = SkillEvalCallback(
+            eval_env,
+            trial.eval_freq,
+            trial.eval_episodes,
+            cell_size=trial.cell_size,
+            best_model_save_path=folder,
+            verbose=verbose,
+        )
+        log = ProgressLog(folder / PROGRESS, model.num_timesteps)
+        keeper = TimedCheckpoint(folder / CHECKPOINTS, minutes, checkpoint_minutes, log, coverage)
+        callbacks = [coverage, keeper]
+        if on_evaluation is not None:
+            callbacks.append(_Reporter(coverage, log, on_evaluation))
+        model.set_logger(Logger(str(folder), [log]))
+        before = model.num_timesteps
+        if before < trial.steps:
+            model.learn(trial.steps - before, callbacks, log_interval=10**9, reset_num_timesteps=before == 0)
+        model.save(folder / MODEL)
     return Trained(model, coverage, model.num_timesteps - before, time.monotonic() - keeper.started)
 
 
-def _begin_or_resume(trial: Trial, checkpoints: Path, env: VecEnv, device: str) -> SkillDiscovery:
+def _begin_or_resume(
+    trial: Trial, checkpoints: Path, env: VecEnv, device: str, collectors: Collectors | None
+) -> SkillDiscovery:
     algorithm = METHODS[trial.method]
+    given: dict[str, Any] = {"device": device, "collectors": collectors}
     if any(checkpoints.glob("step_*")):
         try:
-            return algorithm.resume(find_checkpoint(checkpoints), env, device=device)
+            return algorithm.resume(find_checkpoint(checkpoints), env, **given)
         except ValueError as error:
             if "whole" not in str(error):
                 raise
             warnings.warn(f"{trial.name} begins anew, because {error}", stacklevel=3)
-    return algorithm(env=env, seed=trial.seed, device=device, **model_arguments(trial.settings))
+    return algorithm(env=env, seed=trial.seed, **given, **model_arguments(trial.settings))
 
 
 def model_arguments(settings: dict[str, Any]) -> dict[str, Any]:
