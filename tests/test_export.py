@@ -134,6 +134,9 @@ def test_the_folder_loads_as_a_model(copied: Path, model: METRA) -> None:
     state = np.array([0.6, 0.8])
     for a, b in zip(loaded.policy.critic.parameters(), model.policy.critic.parameters(), strict=True):
         assert th.equal(a, b)
+    for a, b in zip(loaded.policy.critic_target.parameters(), loaded.policy.critic.parameters(), strict=True):
+        assert th.equal(a, b)  # an export holds no targets
+    assert b"critic_target" not in (copied / "model.safetensors").read_bytes()
     np.testing.assert_array_equal(
         loaded.predict(observation, state=state, deterministic=True)[0],
         model.predict(observation, state=state, deterministic=True)[0],

@@ -19,6 +19,9 @@ from sb3_metra.common.skills import GaussianPrior, SkillPrior
 
 #: Attributes that have another name than their argument.
 ATTRIBUTES = {"stats_window_size": "_stats_window_size"}
+#: How the names of the target critics' tensors begin, which an export leaves out.
+TARGETS = "critic_target."
+_CRITICS = "critic."
 _INJECTED = ("skill_prior", "critic_dim")  # what the algorithm adds to policy_kwargs
 _NEEDED = ("policy_class", "policy_kwargs", "observation_space", "action_space")
 _OF_PARAMETERS = frozenset(
@@ -191,14 +194,16 @@ def check_parameters(label: str, parameters: Any) -> None:
 
 def complete_parameters(model: Any, saved: SavedModel) -> dict[str, Any]:
     """
-    Parameters of an exported model, with its optimisers as those of a new model.
+    Parameters of an exported model, with optimisers as a new model has them, and target critics equal to the critics.
 
     :param model: a new model
     :param saved: what the folder holds
     :return: parameters by name
     """
     fresh = {name: x for name, x in model.get_parameters().items() if name.endswith("optimizer")}
-    return fresh | saved.parameters
+    policy = saved.parameters["policy"]
+    targets = {TARGETS + name.removeprefix(_CRITICS): x for name, x in policy.items() if name.startswith(_CRITICS)}
+    return fresh | saved.parameters | {"policy": targets | policy}
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, th.Tensor]]:

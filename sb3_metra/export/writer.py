@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_metra.common.arguments import FLAG
 from sb3_metra.common.files import describe_files, sha256, write_json
 from sb3_metra.common.inputs import check_folder
-from sb3_metra.common.loading import ATTRIBUTES, argument_names
+from sb3_metra.common.loading import ATTRIBUTES, TARGETS, argument_names
 from sb3_metra.common.saving import write_unpacked
 from sb3_metra.common.versions import check_versions
 from sb3_metra.export.contract import NAME, make_contract
@@ -117,8 +117,9 @@ def _attributes(model: Any) -> dict[str, Any]:
 
 
 def _weights(model: Any) -> dict[str, Any]:
-    """State dictionaries without those of optimisers."""
-    return {name: x for name, x in model.get_parameters().items() if not name.endswith("optimizer")}
+    """State dictionaries without optimisers and target critics."""
+    own = {name: x for name, x in model.get_parameters().items() if not name.endswith("optimizer")}
+    return own | {"policy": {name: x for name, x in own["policy"].items() if not name.startswith(TARGETS)}}
 
 
 def _compare(model: Any, folder: Path) -> None:
