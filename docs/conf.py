@@ -1,4 +1,4 @@
-"""Configuration of the documentation. Everything about the package itself is asked of its metadata."""
+"""Configuration of the documentation; the package's metadata says everything about it."""
 
 from importlib import metadata
 
