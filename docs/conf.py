@@ -1,4 +1,4 @@
-"""Configuration of the documentation. Everything about the package itself is asked of its metadata."""
+"""Configuration of the documentation; the package's metadata says everything about it."""
 
 from importlib import metadata
 
@@ -18,6 +18,15 @@ exclude_patterns = ["_build", "results/*/results.md"]  # pages that others inclu
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+
+# References must lead somewhere, except to types that no page here describes: those of
+# other packages, whose inventories need a network, and short names in signatures.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:class", r"(?!sb3_metra\.).*"),
+    ("py:class", r"sb3_metra\.common\.(collectors|workers)\.\w+"),
+    ("py:class", r"sb3_metra\..*\.(Self|EpisodeRecord)"),
+]
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -291,3 +291,18 @@ except ImportError as error:
     assert done.returncode == 0, done.stderr
     assert 'pip install "sb3-metra[kitchen]"' in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_program_that_closes_nothing_ends_quietly(kitchen: Any) -> None:
+    """dm_control, loaded after the Kitchen drew, ends EGL at the program's end: renderers must be closed before."""
+    pytest.importorskip("dm_control")
+    program = """
+import gymnasium, sb3_metra.envs
+for name in ("KitchenPixels-v0", "QuadrupedPixels-v0"):
+    env = gymnasium.make(f"sb3_metra/{name}")
+    env.reset(seed=0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr, done.stderr

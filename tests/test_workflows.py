@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -74,14 +75,18 @@ def test_the_hook_is_the_linter_of_the_tests() -> None:
     assert ruff.specifier.contains(hooks["ruff-pre-commit"].removeprefix("v"))
 
 
-@pytest.fixture(scope="module")
-def absolute_links() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("absolute_links", ROOT / ".github" / "absolute_links.py")
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".github" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def absolute_links() -> ModuleType:
+    return load_script("absolute_links")
 
 
 def test_links_become_absolute(absolute_links: ModuleType) -> None:
@@ -99,3 +104,18 @@ def test_the_readme_links_to_files_that_exist(absolute_links: ModuleType) -> Non
     assert len(paths) > 20
     assert [path for path in paths if not (ROOT / path).exists()] == []
     assert not absolute_links.LINK.search(absolute_links.absolute(text, "https://github.com/o/n", "v1"))
+
+
+def test_badges_open_the_notebooks_in_colab(tmp_path: Path) -> None:
+    colab_badges = load_script("colab_badges")
+    for original in sorted(colab_badges.NOTEBOOKS.glob("*.ipynb")):
+        copy = tmp_path / original.name
+        copy.write_bytes(original.read_bytes())
+        colab_badges.add_badge(copy, "wrong/address")
+        colab_badges.add_badge(copy, "o/n")
+        before, after = (json.loads(path.read_text(encoding="utf-8")) for path in (original, copy))
+        badge, empty, *rest = after["cells"][0]["source"]
+        path = original.relative_to(ROOT).as_posix()
+        assert badge.endswith(f"](https://colab.research.google.com/github/o/n/blob/main/{path})\n")
+        assert [empty, *rest] == ["\n", *before["cells"][0]["source"]]
+        assert after["cells"][1:] == before["cells"][1:]

@@ -56,7 +56,7 @@ class SkillPolicy(PersistentPolicy):
     :param layer_norm: normalise the critics' hidden layers before their non-linearity (GenDa, arXiv 2607.00392)
     :param critic_dim: outputs of each critic, set by the algorithm
     :param actor_extractor_class: extractor for the observation that the actor has instead, such as
-        :class:`~sb3_metra.common.extractors.HiddenComponents`
+        ``sb3_metra.common.extractors.HiddenComponents``
     :param actor_extractor_kwargs: its keyword arguments
     """
 

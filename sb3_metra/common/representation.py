@@ -17,7 +17,7 @@ class RepresentationObjective(SkillObjective):
     """
     A method that rewards r(s, z, s') = (phi(s') - phi(s)) . z (METRA paper, equation 6; LSD paper, equation 6).
 
-    A subclass says in :meth:`loss` what phi learns.
+    A subclass says in ``loss`` what phi learns.
 
     :param prior: the prior p(z)
     :param phi: the map phi: S -> R^dim

@@ -268,7 +268,7 @@ class SkillDiscovery(CollectingSAC):
         :param callback: SB3 callbacks
         :param log_interval: episodes between two lines of the log
         :param tb_log_name: name of the run for TensorBoard; ``None``: that of the algorithm
-        :param reset_num_timesteps: start counting steps, and new episodes, afresh; a run that :meth:`resume` took up
+        :param reset_num_timesteps: start counting steps, and new episodes, afresh; a run that :meth:`.resume` took up
             goes on in any case
         :param progress_bar: show a progress bar
         :return: this model
@@ -311,7 +311,7 @@ class SkillDiscovery(CollectingSAC):
 
         :param path: a checkpoint, the folder of a run's checkpoints, or the run's folder; the newest whole one is taken
         :param env: environments made as before
-        :param kwargs: further arguments of :meth:`load`
+        :param kwargs: further arguments of ``load``
         :return: the model
         :raises ValueError: if there is no whole checkpoint, or the environments are others
         """

@@ -23,8 +23,8 @@ class SkillModel(Protocol):
     """
     What follows skills: every algorithm of this package, or anything with SB3's ``predict`` and a prior.
 
-    Two more abilities are used if a model has them: ``encode``, which is phi (see :func:`encoder_of`), and
-    ``normalization``, the statistics of the observations that it learnt on (see :func:`as_learnt`).
+    Two more abilities are used if a model has them: ``encode``, which is phi (see ``encoder_of``), and
+    ``normalization``, the statistics of the observations that it learnt on (see ``as_learnt``).
     """
 
     @property

@@ -62,7 +62,7 @@ def guard_workers(venv: VecEnv, step_timeout: float | None = None) -> None:
 
     :param venv: environments, also within ``VecEnvWrapper``
     :param step_timeout: seconds without an answer after which a worker counts as hanging, or 20 times its slowest
-        answer so far, if that is more; ``math.inf``: never; ``None``: as before, at first :data:`STEP_TIMEOUT`
+        answer so far, if that is more; ``math.inf``: never; ``None``: as before, at first ``STEP_TIMEOUT``
     :raises ValueError: for a limit that is none
     :raises WorkerError: if a worker has failed already
     """

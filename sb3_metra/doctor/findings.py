@@ -64,7 +64,7 @@ class Check:
     :param healthy: as in :class:`Finding`
     :param remedy: as in :class:`Finding`
     :param read: as in :class:`Finding`
-    :param look: as in :data:`Look`; raises :class:`CannotTell` if it does not apply
+    :param look: what is wrong in an examination, in words, or ``None``; raises :class:`CannotTell` if it does not apply
     """
 
     name: str

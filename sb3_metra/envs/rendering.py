@@ -179,9 +179,8 @@ class SceneRenderer:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._gl_context = _make_gl_context(width, height)
-        if not _open_renderers:  # at the program's end, what was registered last is called first
-            atexit.unregister(_close_all)
-            atexit.register(_close_all)
+        atexit.unregister(_close_all)  # at the program's end, what was registered last is called first:
+        atexit.register(_close_all)  # this before the drivers, which dm_control may have loaded meanwhile
         _open_renderers.add(self)
         self._gl_context.make_current()
         self._context = self._make_context(quality)

@@ -31,7 +31,7 @@ TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
 class SkillEvalCallback(BaseCallback):
     """
     Every ``eval_freq`` environment steps, roll out skills deterministically, log all metrics
-    of :func:`~sb3_metra.evaluation.skill_metrics` under ``eval/`` and keep the model that covers most.
+    of :func:`.skill_metrics` under ``eval/`` and keep the model that covers most.
 
     ``eval/total_state_coverage`` counts the cells of all training episodes, ``eval/queue_state_coverage`` those of the
     most recent ones. ``info["tasks"]`` is counted in the same way; without coordinates the best model is the one that

@@ -117,7 +117,7 @@ def policy_state_coverage(
     :param n_skills: number of skills
     :param seed: of the skills and of the environments' resets; ``None`` for another at every call
     :param cell_size: edge of a cell in the environment's unit, or one for each coordinate
-    :param max_episode_steps: as for :func:`rollout_skills`
+    :param max_episode_steps: as for :func:`.rollout_skills`
     """
     check_grid(cell_size, None)
     skills = draw_skills(prior, n_skills, seed)

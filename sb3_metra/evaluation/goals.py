@@ -120,7 +120,7 @@ class GoalReacher:
 @dataclass
 class GoalTrajectories:
     """
-    The result of :func:`evaluate_goals`: one episode for each of n goals.
+    The result of :func:`.evaluate_goals`: one episode for each of n goals.
 
     :param goals: places of the goals, (n, k), in the environment's unit
     :param coordinates: for each goal the agent's places, first and final state included, (T + 1, k)
@@ -221,13 +221,13 @@ def evaluate_goals(
     :param model: the policy over states and skills
     :param env: an environment, or a vectorised one, that reports ``info["coordinates"]`` and whose method
         ``goal_observation(goal)`` gives the observation at a place, or a goal environment, whose places are what is
-        achieved; normalised as :func:`rollout_skills` says
+        achieved; normalised as :func:`.rollout_skills` says
     :param goals: places, (n, k), such as :func:`sample_goals` or :func:`desired_goals` draws
     :param encode: phi; ``None``: the model's ``encode``
     :param prior: p(z); ``None``: the model's ``skill_prior``
     :param hold: keep the skill chosen at an episode's start (the paper: in Kitchen) instead of choosing at every step
     :param seed: of the environments' resets; ``None``: no seed
-    :param max_episode_steps: as for :func:`rollout_skills`
+    :param max_episode_steps: as for :func:`.rollout_skills`
     :param progress: called with the number of goals that are done
     :return: goals and trajectories, whose ``metrics()`` are goal distance, success and staying time
     :raises ValueError: if goals are not a table of places, or the environment lacks something
@@ -265,7 +265,7 @@ def evaluate_task_goals(
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """
-    As :func:`evaluate_goals`, where goals are tasks with names, as in Kitchen.
+    As :func:`.evaluate_goals`, where goals are tasks with names, as in Kitchen.
 
     :param model: the policy over states and skills
     :param env: an environment, or a vectorised one, that reports ``info["tasks"]``, which of them an episode has
@@ -275,7 +275,7 @@ def evaluate_task_goals(
     :param prior: p(z); ``None``: the model's ``skill_prior``
     :param hold: keep the skill chosen at an episode's start, as the paper does, instead of choosing at every step
     :param seed: of the environments' resets; ``None``: no seed
-    :param max_episode_steps: as for :func:`rollout_skills`
+    :param max_episode_steps: as for :func:`.rollout_skills`
     :param progress: called with the number of episodes that are done
     :return: whether each episode achieved its task, (n,)
     :raises ValueError: if the environment lacks something, or a task is unknown

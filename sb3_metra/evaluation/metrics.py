@@ -45,10 +45,10 @@ def evaluate_skills(
     :param phi: measure phi, too
     :param max_episode_steps: as for :func:`~sb3_metra.evaluation.rollout_skills`
     :param progress_bar: show a progress bar
-    :param cell_size: as for :func:`skill_metrics`
-    :param columns: as for :func:`skill_metrics`
-    :param constraint_norm: as for :func:`skill_metrics`; ``None``: the model's
-    :return: metrics by name, see :func:`skill_metrics`
+    :param cell_size: as for :func:`.skill_metrics`
+    :param columns: as for :func:`.skill_metrics`
+    :param constraint_norm: as for :func:`.skill_metrics`; ``None``: the model's
+    :return: metrics by name, see :func:`.skill_metrics`
     :raises ValueError: if an argument is wrong; the message names it
     """
     prior, norm = require_prior(model), constraint_norm_of(model) if constraint_norm is None else constraint_norm

@@ -93,7 +93,7 @@ def rollout_skills(
     :param seed: seed of the environments' reset; ``None``: no seed. Another number of environments
         gives other starts
     :param max_episode_steps: cut episodes after as many steps; ``None``: when the environment ends them, see
-        :data:`~sb3_metra.evaluation.episodes.PATIENCE`
+        ``sb3_metra.evaluation.episodes.PATIENCE``
     :param progress_bar: show a progress bar, on the standard error; it needs tqdm
     :return: one trajectory for each skill, in order
     :raises ValueError: if ``skills`` is not a table of the model's skills, frames are asked of an environment that

@@ -119,7 +119,7 @@ def curve(log: dict[str, np.ndarray], metric: str, x: str = STEPS) -> tuple[np.n
     A metric over the steps of training, without the lines that do not hold it.
 
     :param log: what :func:`read_log` returns
-    :param metric: name of a column, see :func:`column`
+    :param metric: name of a column, or what follows its last slash
     :param x: the column it is drawn over
     :return: x and y, each (n,)
     """
