@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import runpy
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -24,6 +23,7 @@ from sb3_metra.envs import find_spec
 from sb3_metra.envs.locomotion import NORMALIZATION_PATH, AntEnv, HalfCheetahEnv, load_normalization
 from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.envs.vec import make_pixel_vec_env
+from tests.programs import run_python
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "measure_normalization.py"
 POINT, ANT, CHEETAH = "sb3_metra/PointMass-v0", "sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0"
@@ -157,7 +157,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run_python("-c", program)
     assert done.returncode == 0, done.stderr
     assert 'pip install "sb3-metra[mujoco]"' in done.stdout
 
@@ -373,7 +373,6 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
     pytest.importorskip("dm_control", reason="the script measures the suite's bodies, too")
     written = tmp_path / "normalization.json"
     command = [
-        sys.executable,
         str(SCRIPT),
         "--rollouts",
         "10",
@@ -386,7 +385,8 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
     ]
     before = NORMALIZATION_PATH.read_bytes()
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    done = run_python(*command, env=environment)
+    assert done.returncode == 0, done.stderr
     assert NORMALIZATION_PATH.read_bytes() == before
     document = json.loads(written.read_text())
     assert document["provenance"]["command"].endswith("--rollouts 10 --length 20 --seed 3")

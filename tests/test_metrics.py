@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -31,6 +28,7 @@ from sb3_metra.evaluation.faithfulness import (
     temporal_correlation,
 )
 from sb3_metra.evaluation.metrics import headline, judged_by
+from tests.programs import run_python
 
 
 def trajectory(places: list, skill: tuple = (1.0, 0.0), tasks: dict | None = None, reward: float = 0.0):
@@ -374,5 +372,5 @@ def test_tasks_are_strata() -> None:
 
 def test_intervals_name_the_extra_that_is_missing() -> None:
     code = "import sys; sys.modules['rliable'] = None; import sb3_metra.evaluation.aggregate"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = run_python("-c", code)
     assert 'pip install "sb3-metra[stats]"' in result.stderr.splitlines()[-1]

@@ -23,6 +23,7 @@ from sb3_metra import METRA
 from sb3_metra.cli import main
 from sb3_metra.common import workers
 from sb3_metra.common.workers import WorkerError, WorkerVecEnv, guard_workers
+from tests.programs import run_python
 from tests.toys import TINY
 
 pytestmark = [
@@ -350,15 +351,7 @@ def test_a_program_ends_with_its_workers(how: str, method: str, last_line: str, 
     root = Path(__file__).resolve().parents[1]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, str(program), how, method],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python(str(program), how, method, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     assert done.returncode == 1
     assert any(line.endswith(last_line) for line in done.stderr.splitlines()), done.stderr
     if how != "idle":
