@@ -55,14 +55,14 @@ def test_it_learns(name: str, discrete: bool) -> None:
 
 @case
 def test_the_seed_decides_everything(name: str, discrete: bool) -> None:
-    states = [state_of(make(name, discrete, seed=seed).learn(48)) for seed in (1, 1, 2)]
+    states = [state_of(make(name, discrete, seed=seed).learn(24)) for seed in (1, 1, 2)]
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
 
 
 @case
 def test_it_is_saved_and_loaded(name: str, discrete: bool, tmp_path: Path) -> None:
-    model = make(name, discrete).learn(48)
+    model = make(name, discrete).learn(24)
     model.save(tmp_path / "model")
     loaded = sb3_metra.load(tmp_path / "model", scripted_envs())
     assert type(loaded) is type(model)
@@ -173,7 +173,7 @@ def test_dictionaries_and_images(name: str, kind: str, policy: str) -> None:
             make(name, kind=kind, policy=policy)
         return
     small = {"features_extractor_kwargs": {"depth": 2}} if kind == "image" else {}
-    model = make(name, kind=kind, policy=policy, policy_kwargs={"net_arch": [8]} | small).learn(48)
+    model = make(name, kind=kind, policy=policy, policy_kwargs={"net_arch": [8]} | small).learn(24)
     assert model._n_updates > 0
     if isinstance(model, RepresentationDiscovery):
         assert np.shape(model.encode(model.env.reset())) == (3, 3)
@@ -181,7 +181,7 @@ def test_dictionaries_and_images(name: str, kind: str, policy: str) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_half_precision(name: str) -> None:
-    model = make(name, bfloat16=True).learn(48)
+    model = make(name, bfloat16=True).learn(24)
     assert model._n_updates > 0
     assert all(x.isfinite().all() for x in state_of(model).values())
 

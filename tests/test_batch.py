@@ -200,7 +200,9 @@ def test_environments_can_be_asked_in_the_middle_of_an_episode(made: Maker) -> N
     assert_same_steps(batch, dummy, actions[5:])
 
 
-@every_body
+@pytest.mark.parametrize(
+    "env_id", [ANT, QUADRUPED, *(pytest.param(name, marks=pytest.mark.slow) for name in (CHEETAH, HUMANOID))]
+)
 def test_pictures_are_the_same(made: Maker, env_id: str, offscreen_gl: None) -> None:  # noqa: F811
     kwargs = {"render_mode": "rgb_array", "width": 48, "height": 48}
     batch, dummy = (made(maker, env_id, 2, env_kwargs=kwargs) for maker in (make_batch_vec_env, make_vec_env))

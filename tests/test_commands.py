@@ -61,7 +61,7 @@ def _registered() -> None:
             gym.register(name, entry_point=entry_point)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model for the point mass, untrained."""
     folder = tmp_path_factory.mktemp("run")
@@ -69,7 +69,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def discrete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with three discrete skills."""
     folder = tmp_path_factory.mktemp("discrete")
@@ -322,7 +322,7 @@ def test_every_method_is_measured_drawn_and_explored(
     has_phi = hasattr(ALGORITHMS[name], "encode")
     arguments = {key: value for key, value in TINY.items() if has_phi or key != "phi_kwargs"}
     ALGORITHMS[name]("MlpPolicy", POINT, **arguments).save(tmp_path / "model")
-    common = [str(tmp_path / "model.zip"), "--env", POINT]
+    common = [str(tmp_path / "model.zip"), "--env", POINT, "--max-episode-steps", "20"]
     assert main(["evaluate", *common, "--n-skills", "2", "--out", str(tmp_path / "out")]) == 0
     result = read(capsys)
     assert ("phi_violation" in result) == (tmp_path / "out" / "phi.png").is_file() == has_phi

@@ -1,5 +1,6 @@
 """The environments: their spaces, observations, coordinates, ends of episodes, seeds and pictures."""
 
+import functools
 import gc
 import json
 import os
@@ -526,23 +527,32 @@ def test_point_mass_draws_nothing_without_a_render_mode() -> None:
     assert env.render() is None
 
 
-@pytest.fixture
-def offscreen_gl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OpenGL backend that needs no display, or a skipped test where the machine has none."""
+@functools.cache
+def find_backend() -> str | None:
+    """A backend of OpenGL that draws without a display; ``None`` where the machine has none."""
     for backend in (os.environ.get("MUJOCO_GL"), "egl", "osmesa"):
         if backend not in ("egl", "osmesa"):
             continue
-        monkeypatch.setenv("MUJOCO_GL", backend)
-        probe = HalfCheetahEnv(render_mode="rgb_array", width=8, height=8)
-        try:
-            probe.reset(seed=0)
-            probe.render()
-        except Exception:
-            continue
-        finally:
-            probe.close()
-        return
-    pytest.skip("rendering needs the libraries of EGL or OSMesa")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MUJOCO_GL", backend)
+            probe = HalfCheetahEnv(render_mode="rgb_array", width=8, height=8)
+            try:
+                probe.reset(seed=0)
+                probe.render()
+            except Exception:
+                continue
+            finally:
+                probe.close()
+            return backend
+    return None
+
+
+@pytest.fixture
+def offscreen_gl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OpenGL backend that needs no display, or a skipped test where the machine has none."""
+    if (backend := find_backend()) is None:
+        pytest.skip("rendering needs the libraries of EGL or OSMesa")
+    monkeypatch.setenv("MUJOCO_GL", backend)
 
 
 @pytest.mark.usefixtures("offscreen_gl")

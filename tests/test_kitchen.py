@@ -14,6 +14,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import sb3_metra.envs
 from tests.programs import run_python
+from tests.toys import skip_without_drawing
 
 KITCHEN = "sb3_metra/KitchenPixels-v0"
 NONE_DONE = dict.fromkeys(
@@ -31,30 +32,24 @@ GOALS = {
 every_task = pytest.mark.parametrize("task", GOALS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kitchen() -> Any:
-    """The module of the Kitchen, or a skipped test where it is missing."""
+    """The module of the Kitchen, or a skipped test where it, or a way to draw, is missing."""
     pytest.importorskip("mujoco")
     pytest.importorskip("gymnasium_robotics")
     from sb3_metra.envs import kitchen
 
+    skip_without_drawing()
     return kitchen
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make(kitchen: Any) -> Iterator[Callable[..., Any]]:
-    """Makes environments that are closed after this file's tests, or skips the test where a way to draw is missing."""
-    from sb3_metra.envs import rendering
-
+    """Makes environments that are closed after all tests."""
     made = []
 
     def make(**kwargs: Any) -> Any:
-        try:
-            made.append(kitchen.KitchenPixelEnv(**kwargs))
-        except ImportError as error:
-            if rendering.GL_PACKAGES in str(error):
-                pytest.skip("drawing needs the libraries of EGL or OSMesa")
-            raise
+        made.append(kitchen.KitchenPixelEnv(**kwargs))
         return made[-1]
 
     yield make
@@ -62,20 +57,20 @@ def make(kitchen: Any) -> Iterator[Callable[..., Any]]:
         env.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def env(make: Callable[..., Any]) -> Any:
     """One kitchen for most tests, because its textures take a second to load; an episode leaves nothing behind."""
     return make()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def full(make: Callable[..., Any]) -> tuple[Any, np.ndarray]:
     """A kitchen that is drawn with everything, which takes a second, too, and its first observation."""
     env = make(quality="full")
     return env, env.reset(seed=0)[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(make: Callable[..., Any]) -> Any:
     """A kitchen with other options."""
     return make(frame_stack=2, frame_size=48, render_mode="rgb_array", width=80, height=60)

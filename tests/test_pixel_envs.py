@@ -24,6 +24,7 @@ from sb3_metra.envs.frames import FrameStack
 from sb3_metra.envs.pixel_point import PixelPointMassEnv
 from sb3_metra.envs.vec import count_gpus, make_pixel_vec_env, measure_throughput
 from tests.programs import run_python
+from tests.toys import skip_without_drawing
 
 POINT = "sb3_metra/PixelPointMass-v0"
 QUADRUPED, HUMANOID = "sb3_metra/QuadrupedPixels-v0", "sb3_metra/HumanoidPixels-v0"
@@ -36,23 +37,19 @@ def dmc() -> Any:
     """The module of the suite's environments, or a skipped test where it, or a way to draw, is missing."""
     pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10 to 3.12 only")
     pytest.importorskip("shimmy", reason="Shimmy is installed on Python 3.10 to 3.12 only")
-    from sb3_metra.envs import dmc, rendering
+    from sb3_metra.envs import dmc
 
-    try:
-        rendering.SceneRenderer(dmc.suite.load("point_mass", "easy").physics.model.ptr, 64, 64).close()
-    except ImportError as error:
-        if rendering.GL_PACKAGES in str(error):
-            pytest.skip("drawing needs the libraries of EGL or OSMesa")
-        raise
+    skip_without_drawing()
     return dmc
 
 
-every_env = pytest.mark.parametrize("env_id", LENGTHS)
+# the humanoid's class is the quadruped's
+every_env = pytest.mark.parametrize("env_id", [POINT, QUADRUPED, pytest.param(HUMANOID, marks=pytest.mark.slow)])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., gym.Env]]:
-    """Makes environments that are closed after this file's tests."""
+    """Makes environments that are closed after all tests."""
     made = []
 
     def make(env_id: str, **kwargs: Any) -> gym.Env:
@@ -66,7 +63,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., gym.Env]]:
         env.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lend(make: Callable[..., gym.Env]) -> Callable[[str], gym.Env]:
     """Lends the one environment of a name, for a renderer takes half a second: a test leaves it as it was."""
     return functools.cache(make)
@@ -238,7 +235,7 @@ def from_above(env: Any, x: float, y: float) -> np.ndarray:
     return picture[28:36, 28:36].astype(float).mean(axis=(0, 1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def quadruped(dmc: Any) -> Iterator[Any]:
     """A quadruped as it is by default, for tests that leave it as it was."""
     env = dmc.DMCPixelEnv("quadruped", "run")
@@ -246,7 +243,7 @@ def quadruped(dmc: Any) -> Iterator[Any]:
     env.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plain(dmc: Any) -> Iterator[Any]:
     """A quadruped on the suite's own floor, seen from the side, for tests that leave it as it was."""
     env = dmc.DMCPixelEnv("quadruped", "run", camera=2, color_floor=False)
@@ -521,8 +518,15 @@ def test_terrain_is_drawn_as_the_episode_shapes_it(dmc: Any) -> None:
     fresh.close()
 
 
-@pytest.mark.parametrize("way", ["close", "drop"])
-@pytest.mark.parametrize("current", ["other", "own"])
+@pytest.mark.parametrize(
+    ("way", "current"),
+    [
+        ("close", "other"),
+        ("drop", "own"),
+        pytest.param("close", "own", marks=pytest.mark.slow),
+        pytest.param("drop", "other", marks=pytest.mark.slow),
+    ],
+)
 def test_a_closed_environment_leaves_the_pictures_of_others_alone(
     dmc: Any, lend: Callable[[str], gym.Env], way: str, current: str
 ) -> None:

@@ -123,9 +123,19 @@ def assert_ended(venv: SubprocVecEnv, seconds: float = 2.0) -> None:
     assert not any(process.is_alive() for process in venv.processes)
 
 
-@pytest.mark.parametrize("cls", [SubprocVecEnv, WorkerVecEnv])
-@pytest.mark.parametrize("when", ["step", "reset"])
-@pytest.mark.parametrize("how", FAILURES)
+@pytest.mark.parametrize(
+    ("cls", "how", "when"),
+    [
+        pytest.param(cls, how, when, marks=[] if is_usual else [pytest.mark.slow])
+        for how in FAILURES
+        for cls, when, is_usual in (
+            (SubprocVecEnv, "step", True),
+            (SubprocVecEnv, "reset", False),
+            (WorkerVecEnv, "step", False),
+            (WorkerVecEnv, "reset", how in ("raise", "kill")),
+        )
+    ],
+)
 def test_a_worker_that_fails_is_named_at_once(cls: type[SubprocVecEnv], how: str, when: str) -> None:
     venv = make(cls, how, when)
     start = time.monotonic()

@@ -24,7 +24,7 @@ FILES = ("sac", "sac_skills", "ppo", "ppo_skills")
 SHORT = "policy_kwargs:dict(net_arch=[8])"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def skills(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, str]:
     """Saved models, of continuous and of discrete skills."""
     folder = tmp_path_factory.mktemp("skills")
