@@ -64,10 +64,9 @@ def env(make: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def full(make: Callable[..., Any]) -> tuple[Any, np.ndarray]:
-    """A kitchen that is drawn with everything, which takes a second, too, and its first observation."""
-    env = make(quality="full")
-    return env, env.reset(seed=0)[0]
+def full(make: Callable[..., Any]) -> Any:
+    """A kitchen that is drawn with everything, which takes a second, too."""
+    return make(quality="full")
 
 
 @pytest.fixture(scope="session")
@@ -158,15 +157,17 @@ def test_a_look_leaves_the_episode_bit_identical(env: Any) -> None:
         np.testing.assert_array_equal(given, expected)
 
 
-def test_lamp_lights_the_hob_only_when_it_is_switched_on(env: Any, full: tuple[Any, np.ndarray]) -> None:
-    for quality, (kitchen, first) in {"fast": (env, env.reset(seed=0)[0]), "full": full}.items():
-        off = newest(first)[24:34, 28:40]  # the hob below the lamp
-        on = newest(kitchen.goal_observation("light switch"))[24:34, 28:40]
-        assert off.mean() < 90 < 150 < on.mean(), quality
+@pytest.mark.parametrize("quality", ["fast", pytest.param("full", marks=pytest.mark.slow)])
+def test_lamp_lights_the_hob_only_when_it_is_switched_on(quality: str, request: pytest.FixtureRequest) -> None:
+    env = request.getfixturevalue("env" if quality == "fast" else "full")
+    off = newest(env.reset(seed=0)[0])[24:34, 28:40]  # the hob below the lamp
+    on = newest(env.goal_observation("light switch"))[24:34, 28:40]
+    assert off.mean() < 90 < 150 < on.mean()
 
 
-def test_fast_is_the_same_scene_as_full(env: Any, full: tuple[Any, np.ndarray]) -> None:
-    frames = [newest(observation) for observation in (env.reset(seed=0)[0], full[1])]
+@pytest.mark.slow
+def test_fast_is_the_same_scene_as_full(env: Any, full: Any) -> None:
+    frames = [newest(kitchen.reset(seed=0)[0]) for kitchen in (env, full)]
     assert 3.0 < np.abs(frames[0] - frames[1]).mean() < 20.0  # shadows and smooth edges
 
 
