@@ -26,6 +26,14 @@ NETWORKS = ("phi_kwargs", "discriminator_kwargs", "dynamics_kwargs")
 
 CASES = [(name, kind) for name in ALGORITHMS for kind in (False, True) if not kind or name not in CONTINUOUS_ONLY]
 case = pytest.mark.parametrize(("name", "discrete"), CASES)
+#: Each method with skills of one kind, and two of them with the other kind, too; the remaining cases are slow.
+usual_case = pytest.mark.parametrize(
+    ("name", "discrete"),
+    [
+        pytest.param(name, discrete, marks=[pytest.mark.slow] if discrete and name not in ("METRA", "DIAYN") else [])
+        for name, discrete in CASES
+    ],
+)
 
 
 def make(name: str, discrete: bool = False, kind: str = "vector", policy: str = "MlpPolicy", **kwargs: Any) -> Any:
@@ -53,14 +61,14 @@ def test_it_learns(name: str, discrete: bool) -> None:
         assert any(not th.equal(before[key], x) for key, x in after.items() if key.startswith(f"/{part}")), part
 
 
-@case
+@usual_case
 def test_the_seed_decides_everything(name: str, discrete: bool) -> None:
     states = [state_of(make(name, discrete, seed=seed).learn(24)) for seed in (1, 1, 2)]
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
 
 
-@case
+@usual_case
 def test_it_is_saved_and_loaded(name: str, discrete: bool, tmp_path: Path) -> None:
     model = make(name, discrete).learn(24)
     model.save(tmp_path / "model")
@@ -102,7 +110,7 @@ def test_what_load_may_change(name: str, changed: dict[str, Any], fixed: dict[st
         ALGORITHMS[name].load(tmp_path / "model", **fixed)
 
 
-@case
+@usual_case
 def test_parameters_are_handed_from_one_model_to_another(name: str, discrete: bool) -> None:
     first, second = make(name, discrete), make(name, discrete, seed=7)
     assert not same(state_of(first), state_of(second))
@@ -123,7 +131,7 @@ def test_it_acts_as_sb3_asks(name: str, discrete: bool) -> None:
     evaluate_policy(model, scripted_envs(1), n_eval_episodes=2, warn=False)
 
 
-@case
+@usual_case
 def test_training_mode_is_for_the_loss_alone(name: str, discrete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards and whatever else is asked for in between leave the model as it is, but for statistics of rewards."""
     model = make(name, discrete).learn(48)
@@ -149,7 +157,7 @@ def test_training_mode_is_for_the_loss_alone(name: str, discrete: bool, monkeypa
     }
 
 
-@case
+@usual_case
 def test_a_gradient_step_never_waits_for_the_device(name: str, discrete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(name, discrete).learn(24)
     batch = model.sample(16)

@@ -106,7 +106,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, optuna.Stu
     folder = tmp_path_factory.mktemp("search")
     arguments = ["--optimize", "--n-trials", "2", "--n-evaluations", "2", "-n", "400", "--eval-episodes", "5"]
     outputs = ["--optimization-log-path", str(folder / "trials"), "-f", str(folder), "--no-optim-plots"]
-    settings = ["--env-kwargs", "max_episode_steps:20", "-params", "n_envs:2", "learning_starts:100000"]
+    settings = ["-params", "n_envs:2", "learning_starts:100000"]
     storage = ["--storage", str(folder / "study.log"), "--study-name", "point"]
     assert main(["train", "--env", POINT, "--seed", "0", *arguments, *outputs, *storage, *settings]) == 0
     (report,) = (folder / "metra").glob("report_*.pkl")
@@ -119,8 +119,7 @@ def test_search_maximises_coverage(searched: tuple[Path, optuna.Study], capsys: 
     assert study.best_value == max(trial.value for trial in study.trials)
     for trial in study.trials:
         model = folder / "trials" / f"trial_{trial.number}" / "best_model.zip"
-        words = ["evaluate", str(model), "--env", POINT, "--n-skills", "5", "--max-episode-steps", "20"]
-        assert main(words) == 0
+        assert main(["evaluate", str(model), "--env", POINT, "--n-skills", "5"]) == 0
         assert read_json(capsys)["policy_state_coverage"] == max(trial.intermediate_values.values())
 
 

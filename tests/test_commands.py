@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import sys
@@ -213,8 +214,13 @@ def write_log(path: Path, coverage: list[float], steps: int = 100) -> Path:
     return path
 
 
-def test_compare_puts_seeds_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_puts_seeds_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("rliable")
+    aggregate = importlib.import_module("sb3_metra.evaluation.aggregate")
+    interval = aggregate._interval  # of fewer samples
+    monkeypatch.setattr(aggregate, "_interval", lambda table, name, reps, *rest: interval(table, name, 100, *rest))
     for seed, values in enumerate(([1, 5, 9], [3, 7], [2, 6, 30])):
         write_log(tmp_path / f"a_s{seed}" / "progress.csv", values)
     npz = tmp_path / "zoo" / "evaluations.npz"
