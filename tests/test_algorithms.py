@@ -35,6 +35,14 @@ usual_case = pytest.mark.parametrize(
     ],
 )
 
+usual_method = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("METRA", "GenDa", "DADS", "VISR") else [pytest.mark.slow])
+        for name in ALGORITHMS
+    ],
+)
+
 
 def make(name: str, discrete: bool = False, kind: str = "vector", policy: str = "MlpPolicy", **kwargs: Any) -> Any:
     """A model of a method with hidden layers of 8 units and skills of 3 components."""
@@ -187,14 +195,14 @@ def test_dictionaries_and_images(name: str, kind: str, policy: str) -> None:
         assert np.shape(model.encode(model.env.reset())) == (3, 3)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@usual_method
 def test_half_precision(name: str) -> None:
     model = make(name, bfloat16=True).learn(24)
     assert model._n_updates > 0
     assert all(x.isfinite().all() for x in state_of(model).values())
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@usual_method
 def test_a_larger_batch_for_the_objective(name: str) -> None:
     model = make(name, objective_batch_size=24).learn(72)
     assert model._n_updates > 0

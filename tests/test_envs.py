@@ -568,7 +568,7 @@ def test_body_renders_at_the_size_asked_for(env_id: str) -> None:
 
 
 @pytest.mark.usefixtures("offscreen_gl")
-@pytest.mark.parametrize("way", ["close", "drop"])
+@pytest.mark.parametrize("way", ["close", pytest.param("drop", marks=pytest.mark.slow)])
 def test_an_environment_that_goes_leaves_the_pictures_of_others_alone(way: str) -> None:
     def make(env_id: str, width: int) -> gym.Env:
         env = gym.make(env_id, render_mode="rgb_array", width=width, height=48)

@@ -343,6 +343,7 @@ def test_intervals_over_runs() -> None:
     assert result["one"]["mean"] == {"value": 5.0, "low": None, "high": None}
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_they_should() -> None:
     """Of 60 samples of 20 runs from a known distribution, about 95 % of the intervals hold the mean."""
     aggregate = pytest.importorskip("sb3_metra.evaluation.aggregate")

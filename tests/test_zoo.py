@@ -35,10 +35,18 @@ KITCHEN, QUADRUPED, HUMANOID = (f"sb3_metra/{name}Pixels-v0" for name in ("Kitch
 PIXEL_POINT, FOUR_ROOMS = "sb3_metra/PixelPointMass-v0", "sb3_metra/FourRooms-v0"
 SHARED = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0", POINT, KITCHEN, QUADRUPED, HUMANOID, "default")
 ENTRIES = {"metra": (*SHARED, PIXEL_POINT, FOUR_ROOMS), "metra_paper": SHARED}
+#: On pixels these entries stand for the others, whose environments are slow to make.
+USUAL_PIXELS = {
+    ("metra", "sb3_metra/QuadrupedPixels-v0"),
+    ("metra", "sb3_metra/KitchenPixels-v0"),
+    ("metra", PIXEL_POINT),
+}
 every_entry = pytest.mark.parametrize(
     ("file", "env_id"),
     [
-        pytest.param(file, name, marks=[pytest.mark.slow] if file == "metra_paper" and "Pixels" in name else [])
+        pytest.param(
+            file, name, marks=[pytest.mark.slow] if "Pixel" in name and (file, name) not in USUAL_PIXELS else []
+        )
         for file in FILES
         for name in ENTRIES[file]
     ],
