@@ -19,7 +19,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_AR
 help:
 	@echo 'make demo     train METRA for a few minutes and show what its skills do'
 	@echo 'make test     run the tests'
-	@echo 'make slow     run the tests that take minutes'
+	@echo 'make slow     run the tests that take long'
 	@echo 'make lint     check style and format        make format   correct them'
 	@echo 'make types    check types'
 	@echo 'make docs     build the documentation into docs/_build/html'

@@ -26,6 +26,22 @@ NETWORKS = ("phi_kwargs", "discriminator_kwargs", "dynamics_kwargs")
 
 CASES = [(name, kind) for name in ALGORITHMS for kind in (False, True) if not kind or name not in CONTINUOUS_ONLY]
 case = pytest.mark.parametrize(("name", "discrete"), CASES)
+#: Each method with skills of one kind, and two of them with the other kind, too; the remaining cases are slow.
+usual_case = pytest.mark.parametrize(
+    ("name", "discrete"),
+    [
+        pytest.param(name, discrete, marks=[pytest.mark.slow] if discrete and name not in ("METRA", "DIAYN") else [])
+        for name, discrete in CASES
+    ],
+)
+
+usual_method = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("METRA", "GenDa", "DADS", "VISR") else [pytest.mark.slow])
+        for name in ALGORITHMS
+    ],
+)
 
 
 def make(name: str, discrete: bool = False, kind: str = "vector", policy: str = "MlpPolicy", **kwargs: Any) -> Any:
@@ -53,16 +69,16 @@ def test_it_learns(name: str, discrete: bool) -> None:
         assert any(not th.equal(before[key], x) for key, x in after.items() if key.startswith(f"/{part}")), part
 
 
-@case
+@usual_case
 def test_the_seed_decides_everything(name: str, discrete: bool) -> None:
-    states = [state_of(make(name, discrete, seed=seed).learn(48)) for seed in (1, 1, 2)]
+    states = [state_of(make(name, discrete, seed=seed).learn(24)) for seed in (1, 1, 2)]
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
 
 
-@case
+@usual_case
 def test_it_is_saved_and_loaded(name: str, discrete: bool, tmp_path: Path) -> None:
-    model = make(name, discrete).learn(48)
+    model = make(name, discrete).learn(24)
     model.save(tmp_path / "model")
     loaded = sb3_metra.load(tmp_path / "model", scripted_envs())
     assert type(loaded) is type(model)
@@ -102,7 +118,7 @@ def test_what_load_may_change(name: str, changed: dict[str, Any], fixed: dict[st
         ALGORITHMS[name].load(tmp_path / "model", **fixed)
 
 
-@case
+@usual_case
 def test_parameters_are_handed_from_one_model_to_another(name: str, discrete: bool) -> None:
     first, second = make(name, discrete), make(name, discrete, seed=7)
     assert not same(state_of(first), state_of(second))
@@ -123,7 +139,7 @@ def test_it_acts_as_sb3_asks(name: str, discrete: bool) -> None:
     evaluate_policy(model, scripted_envs(1), n_eval_episodes=2, warn=False)
 
 
-@case
+@usual_case
 def test_training_mode_is_for_the_loss_alone(name: str, discrete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards and whatever else is asked for in between leave the model as it is, but for statistics of rewards."""
     model = make(name, discrete).learn(48)
@@ -149,7 +165,7 @@ def test_training_mode_is_for_the_loss_alone(name: str, discrete: bool, monkeypa
     }
 
 
-@case
+@usual_case
 def test_a_gradient_step_never_waits_for_the_device(name: str, discrete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(name, discrete).learn(24)
     batch = model.sample(16)
@@ -173,20 +189,20 @@ def test_dictionaries_and_images(name: str, kind: str, policy: str) -> None:
             make(name, kind=kind, policy=policy)
         return
     small = {"features_extractor_kwargs": {"depth": 2}} if kind == "image" else {}
-    model = make(name, kind=kind, policy=policy, policy_kwargs={"net_arch": [8]} | small).learn(48)
+    model = make(name, kind=kind, policy=policy, policy_kwargs={"net_arch": [8]} | small).learn(24)
     assert model._n_updates > 0
     if isinstance(model, RepresentationDiscovery):
         assert np.shape(model.encode(model.env.reset())) == (3, 3)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@usual_method
 def test_half_precision(name: str) -> None:
-    model = make(name, bfloat16=True).learn(48)
+    model = make(name, bfloat16=True).learn(24)
     assert model._n_updates > 0
     assert all(x.isfinite().all() for x in state_of(model).values())
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@usual_method
 def test_a_larger_batch_for_the_objective(name: str) -> None:
     model = make(name, objective_batch_size=24).learn(72)
     assert model._n_updates > 0

@@ -1,13 +1,13 @@
 """The package's rooms: who imports whom, what an import costs, and how long a file or a function may be."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+
+from tests.programs import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "sb3_metra"
@@ -334,6 +334,6 @@ def test_importing_the_package_is_light() -> None:
         f"import sys, {PACKAGE}; print([name for name in {heavy!r} if name in sys.modules]); "
         f"print({PACKAGE}.METRA('MlpPolicy', 'sb3_metra/PointMass-v0', buffer_size=256, device='cpu').action_space)"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = run_python("-c", code, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["[]", "Box(-1.0, 1.0, (2,), float32)"]

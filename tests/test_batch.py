@@ -1,7 +1,6 @@
 """Bodies in a batch: equal to the bit to environments that are stepped in turn, and resumed within an episode."""
 
 import pickle
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 import sb3_metra.envs.batch
 from sb3_metra.common.env_state import get_env_state, set_env_state
 from sb3_metra.envs.batch import BatchVecEnv, can_batch, count_cores, make_batch_vec_env, make_fast_vec_env
+from tests.programs import run_python
 from tests.test_envs import offscreen_gl  # noqa: F401  (a fixture)
 from tests.test_states import through_json
 
@@ -200,7 +200,9 @@ def test_environments_can_be_asked_in_the_middle_of_an_episode(made: Maker) -> N
     assert_same_steps(batch, dummy, actions[5:])
 
 
-@every_body
+@pytest.mark.parametrize(
+    "env_id", [ANT, *(pytest.param(name, marks=pytest.mark.slow) for name in (CHEETAH, QUADRUPED, HUMANOID))]
+)
 def test_pictures_are_the_same(made: Maker, env_id: str, offscreen_gl: None) -> None:  # noqa: F811
     kwargs = {"render_mode": "rgb_array", "width": 48, "height": 48}
     batch, dummy = (made(maker, env_id, 2, env_kwargs=kwargs) for maker in (make_batch_vec_env, make_vec_env))
@@ -289,7 +291,8 @@ def test_asking_loads_no_mujoco_for_others() -> None:
         "import sys; from sb3_metra.envs.batch import can_batch; assert not can_batch('sb3_metra/PointMass-v0'); "
         "assert 'mujoco' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,7 @@
 """The command line, run for real in temporary folders: train, enjoy, evaluate, a search, and the demonstration."""
 
 import json
-import os
 import pickle
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ from sb3_metra.cli import main
 from sb3_metra.commands.loading import parse_keyword_arguments
 from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.evaluation.rollout import SkillTrajectory
+from tests.programs import run_python
 
 pytest.importorskip("rl_zoo3")
 import optuna
@@ -38,12 +37,13 @@ TINY = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that ``train`` wrote to: 400 steps, evaluated twice, with normalised observations."""
     folder = tmp_path_factory.mktemp("logs")
     arguments = ["--env", POINT, "-n", "400", "--eval-freq", "200", "--seed", "1", "-f", str(folder)]
-    assert main(["train", *arguments, *TINY, "normalize:dict(norm_reward=False)"]) == 0
+    short = ["--env-kwargs", "max_episode_steps:20"]  # it is evaluated with 48 skills, each time
+    assert main(["train", *arguments, *short, *TINY, "normalize:dict(norm_reward=False)"]) == 0
     return folder
 
 
@@ -100,7 +100,7 @@ def test_train_goes_on_from_a_saved_model(trained: Path, tmp_path: Path) -> None
     assert after._n_updates > before._n_updates > 0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, optuna.Study]:
     """A folder that a search of two trials wrote to, without a gradient step, and its study."""
     folder = tmp_path_factory.mktemp("search")
@@ -139,8 +139,8 @@ def test_train_takes_the_settings_of_a_trial(searched: tuple[Path, optuna.Study]
 
 @pytest.mark.parametrize("which", [[], ["--load-best"]])
 def test_enjoy_follows_what_train_wrote(trained: Path, which: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["enjoy", "--env", POINT, "-f", str(trained), "--no-render", "-n", "200", *which]) == 0
-    assert capsys.readouterr().out.count("Episode Length 100") == 2
+    assert main(["enjoy", "--env", POINT, "-f", str(trained), "--no-render", "-n", "40", *which]) == 0
+    assert capsys.readouterr().out.count("Episode Length 20") == 2
 
 
 def test_enjoy_says_in_a_sentence_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +156,7 @@ def test_evaluate_agrees_with_the_evaluation_while_training(trained: Path, capsy
     statistics = run_of(trained) / "sb3_metra-PointMass-v0" / "vecnormalize.pkl"
     log = np.load(run_of(trained) / "evaluations.npz")
     assert statistics.is_file()
-    assert main(["evaluate", str(best), "--env", POINT]) == 0
+    assert main(["evaluate", str(best), "--env", POINT, "--max-episode-steps", "20"]) == 0
     result = read_json(capsys)
     expected = {
         "policy_state_coverage": log["results"].max(),
@@ -168,7 +168,8 @@ def test_evaluate_agrees_with_the_evaluation_while_training(trained: Path, capsy
         "cell_size": 1.0,
     }
     assert {name: result[name] for name in expected} == expected
-    assert main(["evaluate", str(run_of(trained)), "--env", POINT]) == 0  # a folder stands for its best model
+    # a folder stands for its best model
+    assert main(["evaluate", str(run_of(trained)), "--env", POINT, "--max-episode-steps", "20"]) == 0
     assert read_json(capsys) == result
 
 
@@ -252,12 +253,16 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_reader_that_leaves_is_no_mistake() -> None:
-    command = [sys.executable, "-m", "sb3_metra.cli", "goals", "--pretrained", "point_mass", "--n-goals", "1"]
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
-    os.close(write)
-    assert (done.stderr, done.returncode) == (b"", 141)
+    program = """
+import os, runpy, sys
+read, write = os.pipe()
+os.close(read)
+os.dup2(write, 1)
+sys.argv = ["sb3-metra", "goals", "--pretrained", "point_mass", "--n-goals", "1"]
+runpy.run_module("sb3_metra.cli", run_name="__main__")
+"""
+    done = run_python("-c", program)
+    assert (done.stderr, done.returncode) == ("", 141)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,7 +291,7 @@ def test_demo_leaves_a_model_a_picture_a_video_and_numbers(
 ) -> None:
     monkeypatch.setattr(demo, "N_SKILLS", 8)
     out = tmp_path / "out"
-    assert main(["demo", "--env", POINT, "--minutes", "0.05", "--out", str(out), "--seed", "3"]) == 0
+    assert main(["demo", "--env", POINT, "--minutes", "0.02", "--out", str(out), "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     assert {path.name for path in out.iterdir()} >= {"model.zip", "skills.png", "result.json", "skills.html"}
     assert any(path.stat().st_size > 1000 for path in out.glob("skills.[mg][pi][4f]"))

@@ -138,10 +138,10 @@ def episodes_of(model: METRA) -> list[tuple[tuple[int, int], np.ndarray]]:
     ("env", "kwargs"),
     [
         (point, {}),
-        (point, {"algorithm": CSF}),
+        pytest.param(point, {"algorithm": CSF}, marks=pytest.mark.slow),
         (discrete, {"algorithm": DIAYN, "discrete": True, "skill_dim": 4}),
         (point, {"n_envs": 1, "train_freq": (3, "episode")}),
-        (point, {"train_freq": 2 * LENGTH}),
+        pytest.param(point, {"train_freq": 2 * LENGTH}, marks=pytest.mark.slow),
         (scripted("dict"), {"policy": "MultiInputPolicy"}),
         pytest.param(scripted("image"), {"policy": "CnnPolicy", "gradient_steps": 1}, marks=pytest.mark.slow),
         (Stateless, {"train_freq": 13}),
@@ -303,7 +303,7 @@ class Mixed(LocalCollectors):
 
 
 @pytest.mark.filterwarnings("ignore:collector . is replaced, because it was told to")
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("lose", [(), (1, 2, 5)])
 def test_each_transition_comes_once(n: int, lose: tuple[int, ...]) -> None:
     collectors = Mixed(Counting, n, lose=lose)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import sys
@@ -61,7 +62,7 @@ def _registered() -> None:
             gym.register(name, entry_point=entry_point)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model for the point mass, untrained."""
     folder = tmp_path_factory.mktemp("run")
@@ -69,7 +70,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def discrete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with three discrete skills."""
     folder = tmp_path_factory.mktemp("discrete")
@@ -213,8 +214,13 @@ def write_log(path: Path, coverage: list[float], steps: int = 100) -> Path:
     return path
 
 
-def test_compare_puts_seeds_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_puts_seeds_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("rliable")
+    aggregate = importlib.import_module("sb3_metra.evaluation.aggregate")
+    interval = aggregate._interval  # of fewer samples
+    monkeypatch.setattr(aggregate, "_interval", lambda table, name, reps, *rest: interval(table, name, 100, *rest))
     for seed, values in enumerate(([1, 5, 9], [3, 7], [2, 6, 30])):
         write_log(tmp_path / f"a_s{seed}" / "progress.csv", values)
     npz = tmp_path / "zoo" / "evaluations.npz"
@@ -322,7 +328,7 @@ def test_every_method_is_measured_drawn_and_explored(
     has_phi = hasattr(ALGORITHMS[name], "encode")
     arguments = {key: value for key, value in TINY.items() if has_phi or key != "phi_kwargs"}
     ALGORITHMS[name]("MlpPolicy", POINT, **arguments).save(tmp_path / "model")
-    common = [str(tmp_path / "model.zip"), "--env", POINT]
+    common = [str(tmp_path / "model.zip"), "--env", POINT, "--max-episode-steps", "20"]
     assert main(["evaluate", *common, "--n-skills", "2", "--out", str(tmp_path / "out")]) == 0
     result = read(capsys)
     assert ("phi_violation" in result) == (tmp_path / "out" / "phi.png").is_file() == has_phi

@@ -201,7 +201,10 @@ ALGORITHMS: list[tuple[str, Any, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("discrete", [False, True], ids=["continuous", "discrete"])
-@pytest.mark.parametrize(("name", "algorithm", "policy", "kwargs"), ALGORITHMS, ids=[row[0] for row in ALGORITHMS])
+@pytest.mark.parametrize(
+    ("name", "algorithm", "policy", "kwargs"),
+    [pytest.param(*row, id=row[0], marks=[] if row[0] in ("SAC", "PPO") else [pytest.mark.slow]) for row in ALGORITHMS],
+)
 def test_algorithms_choose_skills(
     name: str, algorithm: Any, policy: str, kwargs: dict[str, Any], discrete: bool
 ) -> None:

@@ -57,13 +57,13 @@ def test_a_run_counts_steps_of_the_body(
     (found / "settings.json").write_text('{"env": "sb3_metra/PointMass-v0", "seed": 0}')
     skills = ["--skills", str(found)] if controller == "skills" else []
     words = ["run", "sb3_metra/PointMassGoal-v0", controller, "--out", str(tmp_path / "run"), *skills]
-    words += ["--steps", "3200", "--episodes", "8", "--eval-freq", "1600"]
-    words += ["--change", "{'n_steps': 200, 'n_epochs': 1}" if controller == "ppo" else "{}"]
+    words += ["--steps", "1600", "--episodes", "8", "--eval-freq", "800"]
+    words += ["--change", "{'n_steps': 100, 'n_epochs': 1}" if controller == "ppo" else "{}"]
     monkeypatch.setattr(sys, "argv", ["downstream.py", *words])
     script.main()
     with (tmp_path / "run" / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["steps"]) for row in rows] == [0, 1600, 3200]
+    assert [int(row["steps"]) for row in rows] == [0, 800, 1600]
     record = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert record["skill_length"] == (step_length if controller == "skills" else None)
     if controller == "skills":

@@ -1,11 +1,11 @@
 """The environments: their spaces, observations, coordinates, ends of episodes, seeds and pictures."""
 
+import functools
 import gc
 import json
 import os
 import pickle
 import runpy
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -24,6 +24,7 @@ from sb3_metra.envs import find_spec
 from sb3_metra.envs.locomotion import NORMALIZATION_PATH, AntEnv, HalfCheetahEnv, load_normalization
 from sb3_metra.envs.point import PointMassEnv
 from sb3_metra.envs.vec import make_pixel_vec_env
+from tests.programs import run_python
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "measure_normalization.py"
 POINT, ANT, CHEETAH = "sb3_metra/PointMass-v0", "sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0"
@@ -157,7 +158,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run_python("-c", program)
     assert done.returncode == 0, done.stderr
     assert 'pip install "sb3-metra[mujoco]"' in done.stdout
 
@@ -373,7 +374,6 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
     pytest.importorskip("dm_control", reason="the script measures the suite's bodies, too")
     written = tmp_path / "normalization.json"
     command = [
-        sys.executable,
         str(SCRIPT),
         "--rollouts",
         "10",
@@ -386,7 +386,8 @@ def test_measuring_script_writes_statistics_of_random_rollouts(tmp_path: Path) -
     ]
     before = NORMALIZATION_PATH.read_bytes()
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    done = run_python(*command, env=environment)
+    assert done.returncode == 0, done.stderr
     assert NORMALIZATION_PATH.read_bytes() == before
     document = json.loads(written.read_text())
     assert document["provenance"]["command"].endswith("--rollouts 10 --length 20 --seed 3")
@@ -526,23 +527,32 @@ def test_point_mass_draws_nothing_without_a_render_mode() -> None:
     assert env.render() is None
 
 
-@pytest.fixture
-def offscreen_gl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OpenGL backend that needs no display, or a skipped test where the machine has none."""
+@functools.cache
+def find_backend() -> str | None:
+    """A backend of OpenGL that draws without a display; ``None`` where the machine has none."""
     for backend in (os.environ.get("MUJOCO_GL"), "egl", "osmesa"):
         if backend not in ("egl", "osmesa"):
             continue
-        monkeypatch.setenv("MUJOCO_GL", backend)
-        probe = HalfCheetahEnv(render_mode="rgb_array", width=8, height=8)
-        try:
-            probe.reset(seed=0)
-            probe.render()
-        except Exception:
-            continue
-        finally:
-            probe.close()
-        return
-    pytest.skip("rendering needs the libraries of EGL or OSMesa")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MUJOCO_GL", backend)
+            probe = HalfCheetahEnv(render_mode="rgb_array", width=8, height=8)
+            try:
+                probe.reset(seed=0)
+                probe.render()
+            except Exception:
+                continue
+            finally:
+                probe.close()
+            return backend
+    return None
+
+
+@pytest.fixture
+def offscreen_gl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OpenGL backend that needs no display, or a skipped test where the machine has none."""
+    if (backend := find_backend()) is None:
+        pytest.skip("rendering needs the libraries of EGL or OSMesa")
+    monkeypatch.setenv("MUJOCO_GL", backend)
 
 
 @pytest.mark.usefixtures("offscreen_gl")
@@ -558,7 +568,7 @@ def test_body_renders_at_the_size_asked_for(env_id: str) -> None:
 
 
 @pytest.mark.usefixtures("offscreen_gl")
-@pytest.mark.parametrize("way", ["close", "drop"])
+@pytest.mark.parametrize("way", ["close", pytest.param("drop", marks=pytest.mark.slow)])
 def test_an_environment_that_goes_leaves_the_pictures_of_others_alone(way: str) -> None:
     def make(env_id: str, width: int) -> gym.Env:
         env = gym.make(env_id, render_mode="rgb_array", width=width, height=48)

@@ -181,15 +181,15 @@ def test_callback_logs_everything_and_leaves_training_alone(tmp_path: Path) -> N
     watched = small_model()
     watched.set_logger(configure(str(tmp_path), ["csv", "tensorboard"]))
     callback = SkillEvalCallback(eval_env, eval_freq=300, n_skills=4, queue_episodes=2, figures=True, video_skills=2)
-    watched.learn(900, callback)
-    alone = small_model().learn(900)
+    watched.learn(600, callback)
+    alone = small_model().learn(600)
     for key, value in watched.policy.state_dict().items():
         assert th.equal(value, alone.policy.state_dict()[key]), key
 
     rows = logged(tmp_path)
-    assert [row["time/total_timesteps"] for row in rows] == ["300", "600", "900"]
+    assert [row["time/total_timesteps"] for row in rows] == ["300", "600"]
     totals, queues = ([int(row[f"eval/{name}_state_coverage"]) for row in rows] for name in ("total", "queue"))
-    assert 0 < totals[0] <= totals[1] <= totals[2]
+    assert 0 < totals[0] <= totals[1]
     assert all(queue <= total for queue, total in zip(queues, totals, strict=True))
     for name in ("policy_state_coverage", "distance", "phi_cosine", "phi_violation", "phi_temporal_correlation"):
         assert np.isfinite([float(row[f"eval/{name}"]) for row in rows]).all(), name
@@ -197,7 +197,7 @@ def test_callback_logs_everything_and_leaves_training_alone(tmp_path: Path) -> N
     events = event_accumulator.EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     for tag, start in (("eval/skills", b"\x89PNG"), ("eval/phi", b"\x89PNG"), ("eval/video", b"GIF")):
         images = events.Images(tag)
-        assert [image.step for image in images] == [300, 600, 900]
+        assert [image.step for image in images] == [300, 600]
         assert all(image.encoded_image_string.startswith(start) for image in images)
     video = iio.imread(events.Images("eval/video")[0].encoded_image_string)
     assert video.shape[1:] == (32 + 14, 2 * 32, 3)  # frames alike are one in a GIF

@@ -41,7 +41,7 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page for each kind of skill; that of the circle has films and curves."""
     folder = tmp_path_factory.mktemp("pages")
@@ -49,13 +49,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head = "time/total_timesteps,eval/policy_state_coverage,train/phi_loss"
     (folder / "progress.csv").write_text("\n".join([head, *rows]))
     write_report(Follow(SpherePrior(2)), point(render=True), folder / "circle.html", curves=read_curves(folder))
-    write_report(Follow(OneHotPrior(5)), point(), folder / "discrete.html")
-    write_report(Follow(SpherePrior(1)), point(), folder / "line.html")
-    write_report(Follow(SpherePrior(4)), point(), folder / "space.html")
+    write_report(Follow(OneHotPrior(5)), point(max_episode_steps=20), folder / "discrete.html")
+    write_report(Follow(SpherePrior(1)), point(max_episode_steps=20), folder / "line.html")
+    write_report(Follow(SpherePrior(4)), point(max_episode_steps=20), folder / "space.html")
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser with a profile of its own, which looks for nothing on the network."""
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +124,10 @@ def click(browser: Any, element: Any, x: float, y: float) -> None:
     ActionChains(browser).move_to_element_with_offset(element, round(x), round(y)).click().perform()
 
 
-@pytest.mark.parametrize(("degrees", "index"), [(90, 6), (47, 3), (-91, 18), (178, 12)])
+@pytest.mark.parametrize(
+    ("degrees", "index"),
+    [(90, 6), (-91, 18), *(pytest.param(*x, marks=pytest.mark.slow) for x in [(47, 3), (178, 12)])],
+)
 def test_a_click_on_the_dial_selects_the_skill_at_that_angle(visit: Callable, degrees: float, index: int) -> None:
     browser = visit("circle")
     assert all_show(browser, 0, "0°")
@@ -255,8 +258,14 @@ def test_sliders_find_the_nearest_recorded_skill(visit: Callable, pages: Path) -
     assert chosen(browser)["title"] == f"#{(index + 1) % 32 + 1}"
 
 
-@pytest.mark.parametrize("name", ["circle", "discrete", "line", "space"])
-@pytest.mark.parametrize(("width", "height"), [(360, 740), (390, 844), (768, 1024), (1280, 900)])
+@pytest.mark.parametrize(
+    ("name", "width", "height"),
+    [
+        pytest.param(name, *size, marks=[] if size == (360, 740) or name == "circle" else [pytest.mark.slow])
+        for name in ("circle", "discrete", "line", "space")
+        for size in ((360, 740), (390, 844), (768, 1024), (1280, 900))
+    ],
+)
 def test_no_screen_scrolls_sideways(visit: Callable, name: str, width: int, height: int) -> None:
     browser = visit(name, width, height)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

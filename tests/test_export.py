@@ -39,12 +39,12 @@ def learnt_on_normalised() -> METRA:
     return tiny_model(env)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model() -> METRA:
     return learnt_on_normalised()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(model: METRA, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "skills"
     model.export(folder, skills={"east": [1.0, 0.0], "up": [0.6, 0.8]}, license="MIT")

@@ -93,7 +93,7 @@ def assert_same(samples: SkillReplayBufferSamples, expected: SkillReplayBufferSa
             assert th.equal(a, b), (name, part)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 12))])
 def test_every_sample_is_that_of_a_buffer_of_stacks(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n_envs, n_stack, rows = int(rng.integers(1, 5)), int(rng.integers(1, 5)), int(rng.integers(1, 20))

@@ -1,5 +1,6 @@
 """Goals as observations: what a place looks like, and that looking leaves the running episode alone."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,12 +23,14 @@ GOALS: dict[str, Any] = {
     QUADRUPED: [10.0, -12.0],
     HUMANOID: [-4.0, 9.0],
 }
-every_env = pytest.mark.parametrize("env_id", GOALS)
+every_env = pytest.mark.parametrize(
+    "env_id", [pytest.param(name, marks=[pytest.mark.slow] if name == HUMANOID else []) for name in GOALS]
+)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., gym.Env]]:
-    """Makes environments that are closed after the test."""
+    """Makes environments that are closed after all tests."""
     made = []
 
     def make(env_id: str, **kwargs: Any) -> gym.Env:
@@ -41,6 +44,12 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., gym.Env]]:
     yield make
     for env in made:
         env.close()
+
+
+@pytest.fixture(scope="session")
+def lend(make: Callable[..., gym.Env]) -> Callable[[str], gym.Env]:
+    """Lends the one environment of a name."""
+    return functools.cache(make)
 
 
 def look(env: gym.Env, goal: Any) -> np.ndarray:
@@ -75,8 +84,8 @@ def episode(env: gym.Env, goals: list[Any]) -> list[Any]:
 
 
 @every_env
-def test_a_look_leaves_the_episode_bit_identical(env_id: str, make: Callable[..., gym.Env]) -> None:
-    plain, looking = episode(make(env_id), []), episode(make(env_id), [GOALS[env_id]])
+def test_a_look_leaves_the_episode_bit_identical(env_id: str, lend: Callable[[str], gym.Env]) -> None:
+    plain, looking = episode(lend(env_id), []), episode(lend(env_id), [GOALS[env_id]])
     assert len(plain) == len(looking)
     for expected, given in zip(plain, looking, strict=True):
         np.testing.assert_array_equal(given, expected)
@@ -98,8 +107,8 @@ def test_goal_is_an_observation_of_the_space(env_id: str, make: Callable[..., gy
 
 
 @every_env
-def test_a_body_at_rest_observes_its_own_place(env_id: str, make: Callable[..., gym.Env]) -> None:
-    env = make(env_id).unwrapped
+def test_a_body_at_rest_observes_its_own_place(env_id: str, lend: Callable[[str], gym.Env]) -> None:
+    env = lend(env_id).unwrapped
     env.reset(seed=0)
     goal = np.array(GOALS[env_id])
     if env_id in (POINT, PIXEL_POINT):
@@ -145,11 +154,11 @@ def test_repeating_a_frame_leaves_the_stack_alone() -> None:
 
 @every_env
 @pytest.mark.parametrize("goal", [[1.0, 2.0, 3.0], 1.0, [[1.0]], "there", None, "nan"])
-def test_what_is_no_place_is_refused(env_id: str, goal: Any, make: Callable[..., gym.Env]) -> None:
+def test_what_is_no_place_is_refused(env_id: str, goal: Any, lend: Callable[[str], gym.Env]) -> None:
     n = len(GOALS[env_id])
     goal = [np.nan] * n if goal == "nan" else goal
     with pytest.raises(ValueError, match=rf"goal must be a place, finite numbers of shape \({n},\), got ") as caught:
-        look(make(env_id), goal)
+        look(lend(env_id), goal)
     assert repr(goal) in str(caught.value)
 
 

@@ -66,7 +66,9 @@ def test_what_differs_wins() -> None:
     assert load_settings("Unknown-v0", "diayn")["discriminator_kwargs"] == {"net_arch": [1024, 1024]}
 
 
-@pytest.mark.parametrize("algorithm", OTHERS)
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(name, marks=[pytest.mark.slow] if i > 1 else []) for i, name in enumerate(OTHERS)]
+)
 def test_rl_zoo3_gets_whole_files(algorithm: str) -> None:
     path = settings_path(algorithm)
     entries = yaml.safe_load(path.read_text())

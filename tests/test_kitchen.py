@@ -1,8 +1,6 @@
 """The Kitchen: its six tasks, its pictures, and the repair that lets Gymnasium-Robotics run on newer MuJoCo."""
 
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +13,8 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import sb3_metra.envs
+from tests.programs import run_python
+from tests.toys import skip_without_drawing
 
 KITCHEN = "sb3_metra/KitchenPixels-v0"
 NONE_DONE = dict.fromkeys(
@@ -32,25 +32,20 @@ GOALS = {
 every_task = pytest.mark.parametrize("task", GOALS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kitchen() -> Any:
     """The module of the Kitchen, or a skipped test where it, or a way to draw, is missing."""
     pytest.importorskip("mujoco")
     pytest.importorskip("gymnasium_robotics")
-    from sb3_metra.envs import kitchen, rendering
+    from sb3_metra.envs import kitchen
 
-    try:
-        kitchen.KitchenPixelEnv().close()
-    except ImportError as error:
-        if rendering.GL_PACKAGES in str(error):
-            pytest.skip("drawing needs the libraries of EGL or OSMesa")
-        raise
+    skip_without_drawing()
     return kitchen
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make(kitchen: Any) -> Iterator[Callable[..., Any]]:
-    """Makes environments that are closed after the test."""
+    """Makes environments that are closed after all tests."""
     made = []
 
     def make(**kwargs: Any) -> Any:
@@ -60,6 +55,31 @@ def make(kitchen: Any) -> Iterator[Callable[..., Any]]:
     yield make
     for env in made:
         env.close()
+
+
+@pytest.fixture(scope="session")
+def env(make: Callable[..., Any]) -> Any:
+    """One kitchen for most tests, because its textures take a second to load; an episode leaves nothing behind."""
+    return make()
+
+
+@pytest.fixture(scope="session")
+def full(make: Callable[..., Any]) -> Any:
+    """A kitchen that is drawn with everything, which takes a second, too."""
+    return make(quality="full")
+
+
+@pytest.fixture(scope="session")
+def small(make: Callable[..., Any]) -> Any:
+    """A kitchen with other options."""
+    return make(frame_stack=2, frame_size=48, render_mode="rgb_array", width=80, height=60)
+
+
+@pytest.fixture
+def unseen(env: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The kitchen in the dark: what moves is as it was, and nothing is drawn."""
+    monkeypatch.setattr(env, "_draw", lambda: np.zeros((64, 64, 3), np.uint8))
+    return env
 
 
 def put(env: Any, joints: dict[str, Any]) -> None:
@@ -74,8 +94,8 @@ def newest(observation: np.ndarray) -> np.ndarray:
 
 
 @every_task
-def test_task_is_achieved_when_its_thing_is_at_its_goal(make: Callable[..., Any], task: str) -> None:
-    env = make()
+def test_task_is_achieved_when_its_thing_is_at_its_goal(unseen: Any, task: str) -> None:
+    env = unseen
     _, info = env.reset(seed=0)
     assert info["tasks"] == NONE_DONE
     still = np.zeros(9, dtype=np.float32)
@@ -92,8 +112,8 @@ def test_task_is_achieved_when_its_thing_is_at_its_goal(make: Callable[..., Any]
     assert info["tasks"] == {**NONE_DONE, task: True}  # the caller's own
 
 
-def test_all_tasks_do_not_terminate(make: Callable[..., Any]) -> None:
-    env = make()
+def test_all_tasks_do_not_terminate(unseen: Any) -> None:
+    env = unseen
     env.reset(seed=0)
     for joints in GOALS.values():
         put(env, joints)
@@ -103,10 +123,9 @@ def test_all_tasks_do_not_terminate(make: Callable[..., Any]) -> None:
 
 
 @every_task
-def test_goal_is_the_kitchen_as_an_episode_begins_but_for_the_task(make: Callable[..., Any], task: str) -> None:
+def test_goal_is_the_kitchen_as_an_episode_begins_but_for_the_task(env: Any, task: str) -> None:
     import mujoco
 
-    env = make()
     first, _ = env.reset(seed=0)
     goal = env.goal_observation(task)
     assert env.observation_space.contains(goal)
@@ -119,10 +138,10 @@ def test_goal_is_the_kitchen_as_an_episode_begins_but_for_the_task(make: Callabl
     assert 3 <= changed.sum() < 0.25 * changed.size  # something of it is seen, and the rest stays
 
 
-def test_a_look_leaves_the_episode_bit_identical(make: Callable[..., Any]) -> None:
+def test_a_look_leaves_the_episode_bit_identical(env: Any) -> None:
     import mujoco
 
-    def episode(env: Any, tasks: tuple[str, ...]) -> list[Any]:
+    def episode(tasks: tuple[str, ...]) -> list[Any]:
         given: list[Any] = [env.reset(seed=3)[0]]
         kind = mujoco.mjtState.mjSTATE_INTEGRATION  # warm start and time included
         state = np.empty(mujoco.mj_stateSize(env.model, kind))
@@ -134,31 +153,31 @@ def test_a_look_leaves_the_episode_bit_identical(make: Callable[..., Any]) -> No
             given += [state.copy(), repr(env._kitchen.robot_env.np_random.bit_generator.state)]
         return given
 
-    for expected, given in zip(episode(make(), ()), episode(make(), ("kettle", "light switch")), strict=True):
+    for expected, given in zip(episode(()), episode(("kettle", "light switch")), strict=True):
         np.testing.assert_array_equal(given, expected)
 
 
-def test_lamp_lights_the_hob_only_when_it_is_switched_on(make: Callable[..., Any]) -> None:
-    for quality in ("fast", "full"):
-        env = make(quality=quality)
-        off = newest(env.reset(seed=0)[0])[24:34, 28:40]  # the hob below the lamp
-        on = newest(env.goal_observation("light switch"))[24:34, 28:40]
-        assert off.mean() < 90 < 150 < on.mean(), quality
+@pytest.mark.parametrize("quality", ["fast", pytest.param("full", marks=pytest.mark.slow)])
+def test_lamp_lights_the_hob_only_when_it_is_switched_on(quality: str, request: pytest.FixtureRequest) -> None:
+    env = request.getfixturevalue("env" if quality == "fast" else "full")
+    off = newest(env.reset(seed=0)[0])[24:34, 28:40]  # the hob below the lamp
+    on = newest(env.goal_observation("light switch"))[24:34, 28:40]
+    assert off.mean() < 90 < 150 < on.mean()
 
 
-def test_fast_is_the_same_scene_as_full(make: Callable[..., Any]) -> None:
-    frames = [newest(make(quality=quality).reset(seed=0)[0]) for quality in ("fast", "full")]
+@pytest.mark.slow
+def test_fast_is_the_same_scene_as_full(env: Any, full: Any) -> None:
+    frames = [newest(kitchen.reset(seed=0)[0]) for kitchen in (env, full)]
     assert 3.0 < np.abs(frames[0] - frames[1]).mean() < 20.0  # shadows and smooth edges
 
 
-def test_seed_decides_the_frames(make: Callable[..., Any]) -> None:
-    actions = np.random.default_rng(0).uniform(-1, 1, (8, 9)).astype(np.float32)
+def test_seed_decides_the_frames(env: Any, make: Callable[..., Any]) -> None:
+    actions = np.random.default_rng(0).uniform(-1, 1, (4, 9)).astype(np.float32)
 
     def roll(env: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
         observations = [env.reset(seed=seed)[0], *(env.step(action)[0] for action in actions)]
         return np.array(observations), env.data.qpos.copy()
 
-    env = make()
     expected, place = roll(env, 5)
     for again, other_place in (roll(env, 5), roll(make(), 5)):
         np.testing.assert_array_equal(again, expected)
@@ -167,8 +186,7 @@ def test_seed_decides_the_frames(make: Callable[..., Any]) -> None:
     assert not np.array_equal(roll(env, 6)[1], place)
 
 
-def test_checkers_of_gymnasium_and_sb3_pass(make: Callable[..., Any]) -> None:
-    env = make()
+def test_checkers_of_gymnasium_and_sb3_pass(env: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*render_modes.*|.*spec.*")
@@ -176,29 +194,26 @@ def test_checkers_of_gymnasium_and_sb3_pass(make: Callable[..., Any]) -> None:
         sb3_check_env(env)
 
 
-def test_stack_repeats_the_first_frame_and_shifts(make: Callable[..., Any]) -> None:
-    env = make(frame_stack=3, frame_size=48)
-    assert (env.frame_stack, env.observation_space.shape) == (3, (9, 48, 48))
+def test_stack_repeats_the_first_frame_and_shifts(small: Any) -> None:
+    assert (small.frame_stack, small.observation_space.shape) == (2, (6, 48, 48))
     action = np.ones(9, dtype=np.float32)
-    observations = [env.reset(seed=0)[0], *(env.step(action)[0] for _ in range(4))]
-    frames = [observation[6:] for observation in observations]
+    observations = [small.reset(seed=0)[0], *(small.step(action)[0] for _ in range(4))]
+    frames = [observation[3:] for observation in observations]
     for t, observation in enumerate(observations):
-        expected = np.concatenate([frames[max(t - back, 0)] for back in (2, 1, 0)])
-        np.testing.assert_array_equal(observation, expected)
+        np.testing.assert_array_equal(observation, np.concatenate([frames[max(t - 1, 0)], frames[t]]))
     assert not np.array_equal(frames[0], frames[-1])
 
 
-def test_pickled_kitchen_keeps_its_options(make: Callable[..., Any]) -> None:
-    env = make(frame_stack=1, render_mode="rgb_array", width=80, height=60)
-    twin = pickle.loads(pickle.dumps(env))
-    np.testing.assert_array_equal(twin.reset(seed=0)[0], env.reset(seed=0)[0])
+def test_pickled_kitchen_keeps_its_options(small: Any) -> None:
+    twin = pickle.loads(pickle.dumps(small))
+    np.testing.assert_array_equal(twin.reset(seed=0)[0], small.reset(seed=0)[0])
     assert twin.render().shape == (60, 80, 3)
     assert twin.metadata["render_fps"] == 12  # 40 steps of 0.002 s
     twin.close()
 
 
-def test_actions_are_wanted_velocities_of_nine_joints(make: Callable[..., Any]) -> None:
-    env = make()
+def test_actions_are_wanted_velocities_of_nine_joints(unseen: Any) -> None:
+    env = unseen
     assert env.action_space == gym.spaces.Box(-1.0, 1.0, (9,), np.float32)
     places = []
     for wanted in (-1.0, 1.0, 7.0):
@@ -227,8 +242,7 @@ def test_kitchen_refuses_bad_options(make: Callable[..., Any], options: dict[str
         make(**options)
 
 
-def test_kitchen_refuses_what_is_no_action_and_no_task(make: Callable[..., Any]) -> None:
-    env = make()
+def test_kitchen_refuses_what_is_no_action_and_no_task(env: Any) -> None:
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"action must have shape \(9,\), got \(7,\)"):
         env.step(np.zeros(7))
@@ -251,11 +265,12 @@ def test_episodes_of_the_registered_environment_have_50_steps(kitchen: Any) -> N
 # The repair
 
 
-def test_gymnasium_robotics_is_repaired_only_where_it_fails(kitchen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gymnasium_robotics_is_repaired_only_where_it_fails(
+    kitchen: Any, env: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gymnasium_robotics.envs.franka_kitchen import franka_env
     from gymnasium_robotics.utils import mujoco_utils
 
-    env = kitchen.KitchenPixelEnv()
     env.reset(seed=0)
     names = env._kitchen.robot_env.model_names.joint_names
     try:
@@ -274,7 +289,6 @@ def test_gymnasium_robotics_is_repaired_only_where_it_fails(kitchen: Any, monkey
     monkeypatch.setattr(kitchen.mujoco.mjtJoint, "mjJNT_HINGE", np.int32(3))
     assert kitchen.repair_robot_joints() is False
     assert franka_env.robot_get_obs is mujoco_utils.robot_get_obs
-    env.close()
 
 
 def test_missing_gymnasium_robotics_is_explained() -> None:
@@ -287,7 +301,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run_python("-c", program)
     assert done.returncode == 0, done.stderr
     assert 'pip install "sb3-metra[kitchen]"' in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -31,6 +28,7 @@ from sb3_metra.evaluation.faithfulness import (
     temporal_correlation,
 )
 from sb3_metra.evaluation.metrics import headline, judged_by
+from tests.programs import run_python
 
 
 def trajectory(places: list, skill: tuple = (1.0, 0.0), tasks: dict | None = None, reward: float = 0.0):
@@ -330,10 +328,10 @@ def test_intervals_over_runs() -> None:
     aggregate = pytest.importorskip("sb3_metra.evaluation.aggregate")
     before = np.random.get_state()[1].copy()
     scores = {"eight": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 100.0], "one": [5.0]}
-    result = aggregate.aggregate_runs(scores, seed=3)
+    result = aggregate.aggregate_runs(scores, reps=500, seed=3)
     np.testing.assert_array_equal(np.random.get_state()[1], before)
-    assert result == aggregate.aggregate_runs(scores, seed=3)
-    assert result != aggregate.aggregate_runs(scores, seed=4)
+    assert result == aggregate.aggregate_runs(scores, reps=500, seed=3)
+    assert result != aggregate.aggregate_runs(scores, reps=500, seed=4)
     eight = result["eight"]
     assert eight["n_runs"] == 8
     assert eight["iqm"]["value"] == pytest.approx(4.5)  # 3, 4, 5, 6: a quarter of the runs left out on either side
@@ -345,13 +343,14 @@ def test_intervals_over_runs() -> None:
     assert result["one"]["mean"] == {"value": 5.0, "low": None, "high": None}
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_they_should() -> None:
     """Of 60 samples of 20 runs from a known distribution, about 95 % of the intervals hold the mean."""
     aggregate = pytest.importorskip("sb3_metra.evaluation.aggregate")
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(60):
-        mean = aggregate.aggregate_runs({"": rng.normal(3.0, 1.0, 20)}, reps=200)[""]["mean"]
+        mean = aggregate.aggregate_runs({"": rng.normal(3.0, 1.0, 20)}, reps=100)[""]["mean"]
         held += mean["low"] <= 3.0 <= mean["high"]
     assert 50 <= held <= 60
 
@@ -374,5 +373,5 @@ def test_tasks_are_strata() -> None:
 
 def test_intervals_name_the_extra_that_is_missing() -> None:
     code = "import sys; sys.modules['rliable'] = None; import sb3_metra.evaluation.aggregate"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = run_python("-c", code)
     assert 'pip install "sb3-metra[stats]"' in result.stderr.splitlines()[-1]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.programs import run_python
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples" / "notebooks").glob("*.ipynb"))
 SHORT = {"STEPS": 2400, "N_ENVS": 4, "N_GOALS": 2}
@@ -49,13 +49,5 @@ def test_notebook_is_clean_and_short(path: Path) -> None:
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     code = script(path, SHORT)
     assert any(f"{name} = {value}\n" in code for name, value in SHORT.items())
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "MPLBACKEND": "Agg"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_python("-c", code, cwd=tmp_path, env={**os.environ, "MPLBACKEND": "Agg"}, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sb3_metra"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
     """Build a wheel from a copy of what is tracked, so that nothing built earlier can leak into it."""
     folder = tmp_path_factory.mktemp("wheel")

@@ -1,13 +1,13 @@
 """The pixel environments: frames, stacks, floors that tell the place, renderers that leave each other alone."""
 
 import ctypes.util
+import functools
 import gc
 import os
 import pickle
-import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,8 @@ from sb3_metra.envs import rendering, vec
 from sb3_metra.envs.frames import FrameStack
 from sb3_metra.envs.pixel_point import PixelPointMassEnv
 from sb3_metra.envs.vec import count_gpus, make_pixel_vec_env, measure_throughput
+from tests.programs import run_python
+from tests.toys import skip_without_drawing
 
 POINT = "sb3_metra/PixelPointMass-v0"
 QUADRUPED, HUMANOID = "sb3_metra/QuadrupedPixels-v0", "sb3_metra/HumanoidPixels-v0"
@@ -35,23 +37,19 @@ def dmc() -> Any:
     """The module of the suite's environments, or a skipped test where it, or a way to draw, is missing."""
     pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10 to 3.12 only")
     pytest.importorskip("shimmy", reason="Shimmy is installed on Python 3.10 to 3.12 only")
-    from sb3_metra.envs import dmc, rendering
+    from sb3_metra.envs import dmc
 
-    try:
-        dmc.DMCPixelEnv("quadruped", "run").close()
-    except ImportError as error:
-        if rendering.GL_PACKAGES in str(error):
-            pytest.skip("drawing needs the libraries of EGL or OSMesa")
-        raise
+    skip_without_drawing()
     return dmc
 
 
-every_env = pytest.mark.parametrize("env_id", LENGTHS)
+# the humanoid's class is the quadruped's
+every_env = pytest.mark.parametrize("env_id", [POINT, QUADRUPED, pytest.param(HUMANOID, marks=pytest.mark.slow)])
 
 
-@pytest.fixture
-def make(request: pytest.FixtureRequest) -> Callable[..., gym.Env]:
-    """Makes environments that are closed after the test."""
+@pytest.fixture(scope="session")
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., gym.Env]]:
+    """Makes environments that are closed after all tests."""
     made = []
 
     def make(env_id: str, **kwargs: Any) -> gym.Env:
@@ -63,6 +61,12 @@ def make(request: pytest.FixtureRequest) -> Callable[..., gym.Env]:
     yield make
     for env in made:
         env.close()
+
+
+@pytest.fixture(scope="session")
+def lend(make: Callable[..., gym.Env]) -> Callable[[str], gym.Env]:
+    """Lends the one environment of a name, for a renderer takes half a second: a test leaves it as it was."""
+    return functools.cache(make)
 
 
 def roll(env: gym.Env, seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,8 +91,8 @@ def test_pixel_environments_are_registered_with_their_time_limits() -> None:
 
 
 @every_env
-def test_checkers_of_gymnasium_and_sb3_pass(env_id: str, make: Callable[..., gym.Env]) -> None:
-    env = make(env_id).unwrapped
+def test_checkers_of_gymnasium_and_sb3_pass(env_id: str, lend: Callable[[str], gym.Env]) -> None:
+    env = lend(env_id).unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*render_modes.*|.*spec.*")
@@ -97,8 +101,8 @@ def test_checkers_of_gymnasium_and_sb3_pass(env_id: str, make: Callable[..., gym
 
 
 @every_env
-def test_spaces_and_coordinates(env_id: str, make: Callable[..., gym.Env]) -> None:
-    env = make(env_id)
+def test_spaces_and_coordinates(env_id: str, lend: Callable[[str], gym.Env]) -> None:
+    env = lend(env_id)
     observation_shape, action_shape = SHAPES[env_id]
     assert env.observation_space == gym.spaces.Box(0, 255, observation_shape, np.uint8)
     assert env.action_space == gym.spaces.Box(-1.0, 1.0, action_shape, np.float32)
@@ -114,8 +118,8 @@ def test_spaces_and_coordinates(env_id: str, make: Callable[..., gym.Env]) -> No
 
 
 @every_env
-def test_seed_decides_the_frames(env_id: str, make: Callable[..., gym.Env]) -> None:
-    env, other = make(env_id), make(env_id)
+def test_seed_decides_the_frames(env_id: str, lend: Callable[[str], gym.Env], make: Callable[..., gym.Env]) -> None:
+    env, other = lend(env_id), make(env_id)
     expected = roll(env, 5, 8)
     for again in (roll(env, 5, 8), roll(other, 5, 8)):
         np.testing.assert_array_equal(again[0], expected[0])
@@ -125,18 +129,22 @@ def test_seed_decides_the_frames(env_id: str, make: Callable[..., gym.Env]) -> N
 
 
 @every_env
-def test_time_limit_truncates_and_does_not_terminate(env_id: str, make: Callable[..., gym.Env]) -> None:
-    env = make(env_id)
-    if env_id != POINT:
-        env.unwrapped._draw = lambda: np.zeros((64, 64, 3), np.uint8)  # only the clock is tested
+def test_time_limit_truncates_and_does_not_terminate(
+    env_id: str, lend: Callable[[str], gym.Env], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = lend(env_id)
+    if env_id != POINT:  # only the clock is tested
+        monkeypatch.setattr(env.unwrapped, "_draw", lambda: np.zeros((64, 64, 3), np.uint8))
     env.reset(seed=0)
     ends = [env.step(env.action_space.sample())[2:4] for _ in range(LENGTHS[env_id])]
     assert ends == [(False, False)] * (LENGTHS[env_id] - 1) + [(False, True)]
 
 
 @every_env
-def test_stack_repeats_the_first_frame_and_shifts(env_id: str, make: Callable[..., gym.Env]) -> None:
-    env = make(env_id, frame_stack=3)
+def test_stack_repeats_the_first_frame_and_shifts(
+    env_id: str, lend: Callable[[str], gym.Env], make: Callable[..., gym.Env]
+) -> None:
+    env = make(env_id, frame_stack=3) if env_id == POINT else lend(env_id)  # 3 is the suite's default
     observations, _ = roll(env, 0, 5)
     frames = observations[:, 6:]  # the newest of every stack
     for t, observation in enumerate(observations):
@@ -216,38 +224,55 @@ def test_point_mass_tells_every_place_apart() -> None:
 # The suite's tasks
 
 
-def from_above(model: Any, data: Any, x: float, y: float) -> np.ndarray:
+def from_above(env: Any, x: float, y: float) -> np.ndarray:
     """Mean colour of a small piece of the floor, seen from straight above."""
     import mujoco
-
-    from sb3_metra.envs.rendering import SceneRenderer
 
     camera = mujoco.MjvCamera()
     camera.lookat[:] = x, y, 0.0
     camera.distance, camera.azimuth, camera.elevation = 2.0, 90.0, -90.0
-    renderer = SceneRenderer(model, 64, 64)
-    picture = renderer.render(data, camera)
-    renderer.close()
+    picture = env._renderer(64, 64).render(env.data, camera)
     return picture[28:36, 28:36].astype(float).mean(axis=(0, 1))
 
 
+@pytest.fixture(scope="session")
+def quadruped(dmc: Any) -> Iterator[Any]:
+    """A quadruped as it is by default, for tests that leave it as it was."""
+    env = dmc.DMCPixelEnv("quadruped", "run")
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="session")
+def plain(dmc: Any) -> Iterator[Any]:
+    """A quadruped on the suite's own floor, seen from the side, for tests that leave it as it was."""
+    env = dmc.DMCPixelEnv("quadruped", "run", camera=2, color_floor=False)
+    yield env
+    env.close()
+
+
 @pytest.mark.parametrize("domain", ["quadruped", "humanoid"])
-@pytest.mark.parametrize(("floor_size", "size"), [(None, 100.0), (15.0, 15.0)])
-def test_floor_tells_the_place(dmc: Any, domain: str, floor_size: float | None, size: float) -> None:
-    env = dmc.DMCPixelEnv(domain, "run", floor_size=floor_size)
+@pytest.mark.parametrize("size", [100.0, 15.0])
+def test_floor_tells_the_place(
+    dmc: Any, quadruped: Any, lend: Callable[[str], gym.Env], domain: str, size: float
+) -> None:
+    if size == 15.0:
+        env = lend({"quadruped": QUADRUPED, "humanoid": HUMANOID}[domain]).unwrapped
+    else:
+        env = quadruped if domain == "quadruped" else dmc.DMCPixelEnv(domain, "run")
+    env.reset(seed=0)
     floor = dmc.find_floor(env.model)
     assert tuple(env.model.geom_size[floor, :2]) == (size, size)
     for x, y in ((0.3, 0.1), (-0.3, 0.1), (0.3, -0.6), (-0.75, 0.75)):
         # Light dims all three colours alike, so that their ratios are the texture's: 0 to 255 over the floor, blue 128.
         expected = 127.5 * (1 + np.array([x, y])) / 128
-        red, green, blue = from_above(env.model, env.data, x * size, y * size)
+        red, green, blue = from_above(env, x * size, y * size)
         np.testing.assert_allclose([red / blue, green / blue], expected, atol=0.04)
-    env.close()
 
 
-def test_the_papers_environments_begin_as_the_authors_do(dmc: Any) -> None:
-    for env_id in ("sb3_metra/QuadrupedPixels-v0", "sb3_metra/HumanoidPixels-v0"):
-        env = gym.make(env_id).unwrapped
+def test_the_papers_environments_begin_as_the_authors_do(dmc: Any, lend: Callable[[str], gym.Env]) -> None:
+    for env_id in (QUADRUPED, HUMANOID):
+        env = lend(env_id).unwrapped
         assert env.model.geom_size[dmc.find_floor(env.model), :2].tolist() == [15.0, 15.0]
         upright = []
         for seed in range(8):
@@ -255,12 +280,14 @@ def test_the_papers_environments_begin_as_the_authors_do(dmc: Any) -> None:
             upright.append(env.data.body("torso").xmat[8])  # the cosine between the torso's up and the world's
             np.testing.assert_allclose(info["coordinates"], 0.0, atol=0.05)
         # the quadruped always on its feet, the humanoid any way up
-        assert (min(upright) > 0.95) == (env_id == "sb3_metra/QuadrupedPixels-v0")
-        env.close()
+        assert (min(upright) > 0.95) == (env_id == QUADRUPED)
 
 
-def test_upright_episodes_begin_nearly_the_same(dmc: Any) -> None:
-    env = dmc.DMCPixelEnv("quadruped", "run", upright=True)
+def test_upright_episodes_begin_nearly_the_same(
+    lend: Callable[[str], gym.Env], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = lend(QUADRUPED).unwrapped  # which is made upright
+    monkeypatch.setattr(env, "_draw", lambda: np.zeros((64, 64, 3), np.uint8))
     quaternions = []
     for seed in range(40):
         env.reset(seed=seed)
@@ -276,20 +303,22 @@ def test_upright_episodes_begin_nearly_the_same(dmc: Any) -> None:
     assert 0.015 < np.std(np.array(quaternions)[:, 1:]) < 0.025  # 120 numbers of standard deviation 0.02
     env.reset(seed=3)
     np.testing.assert_array_equal(env.data.qpos[3:7], quaternions[3])
-    env.close()
 
 
-def test_a_body_that_always_touches_something_cannot_begin_upright(dmc: Any) -> None:
-    env = dmc.DMCPixelEnv("quadruped", "run", upright=True)
+def test_a_body_that_always_touches_something_cannot_begin_upright(lend: Callable[[str], gym.Env]) -> None:
+    env = lend(QUADRUPED).unwrapped
+    margins = env.model.geom_margin.copy()
     env.model.geom_margin[:] = 10.0  # what is nearer than 10 m counts as touching; the suite's own start fails, too
     with pytest.raises(ValueError, match=r"upright=True needs a body that touches nothing .* up to a height of 5 m"):
         env._stand_up(env._float)
-    env.close()
+    env.model.geom_margin[:] = margins
 
 
 @pytest.mark.parametrize("terminate_on_back", [False, True])
-def test_a_body_on_its_back_ends_an_episode_only_where_asked(dmc: Any, terminate_on_back: bool) -> None:
-    env = dmc.DMCPixelEnv("quadruped", "run", upright=True, terminate_on_back=terminate_on_back)
+def test_a_body_on_its_back_ends_an_episode_only_where_asked(
+    lend: Callable[[str], gym.Env], make: Callable[..., gym.Env], terminate_on_back: bool
+) -> None:
+    env = (make(QUADRUPED, terminate_on_back=True) if terminate_on_back else lend(QUADRUPED)).unwrapped
     env.reset(seed=0)
     assert not env.is_on_back
     assert env.step(np.zeros(12))[2:4] == (False, False)
@@ -300,32 +329,29 @@ def test_a_body_on_its_back_ends_an_episode_only_where_asked(dmc: Any, terminate
     env.data.qpos[2:7] = 1.5, 0.8, 0.6, 0.0, 0.0  # some 74 degrees: on its side
     env.step(np.zeros(12))
     assert not env.is_on_back
-    env.close()
 
 
-def test_a_body_walks_on_beyond_the_drawn_floor(dmc: Any) -> None:
-    env = dmc.DMCPixelEnv("quadruped", "run", upright=True, floor_size=1.0)
+def test_a_body_walks_on_beyond_the_drawn_floor(lend: Callable[[str], gym.Env]) -> None:
+    env = lend(QUADRUPED).unwrapped  # whose floor ends 15 m from its middle
     env.reset(seed=0)
-    env.data.qpos[:2] = 5.0, 5.0
+    env.data.qpos[:2] = 20.0, 20.0
     for _ in range(50):
         _, _, _, _, info = env.step(np.zeros(12))
     assert env.data.body("torso").xpos[2] > 0.3
-    np.testing.assert_allclose(info["coordinates"], 5.0, atol=0.5)
-    env.close()
+    np.testing.assert_allclose(info["coordinates"], 20.0, atol=0.5)
 
 
 def test_a_floor_of_ones_own_size_lies_about_the_origin(dmc: Any) -> None:
     env = dmc.DMCPixelEnv("cheetah", "run", floor_size=10.0)  # whose own floor is a strip from -2 m to 198 m
     env.reset(seed=0)
     for x, y in ((-8.0, 3.0), (-4.0, -3.0), (5.0, 3.0)):
-        red, green, blue = from_above(env.model, env.data, x, y)
+        red, green, blue = from_above(env, x, y)
         np.testing.assert_allclose([red / blue, green / blue], 127.5 * (1 + np.array([x, y]) / 10) / 128, atol=0.04)
     env.close()
 
 
-def test_floor_colours_by_hand(dmc: Any) -> None:
-    env = dmc.DMCPixelEnv("quadruped", "run")
-    model = env.model
+def test_floor_colours_by_hand(quadruped: Any) -> None:
+    model = quadruped.model
     texture = model.texture("grid")
     pixels = texture.data.reshape(300, 300, 3)
     # MuJoCo lays the last row at the near end of y.
@@ -336,19 +362,16 @@ def test_floor_colours_by_hand(dmc: Any) -> None:
     assert (np.diff(pixels[..., 0].astype(int), axis=1) >= 0).all()
     assert (np.diff(pixels[..., 1].astype(int), axis=0) <= 0).all()
     assert model.mat("grid").texrepeat.tolist() == [1.0, 1.0]
-    env.close()
 
 
-def test_plain_floor_is_left_as_it_is(dmc: Any) -> None:
+def test_plain_floor_is_left_as_it_is(dmc: Any, plain: Any, lend: Callable[[str], gym.Env]) -> None:
     from dm_control import suite
 
-    env, original = dmc.DMCPixelEnv("quadruped", "run", color_floor=False), suite.load("quadruped", "run")
+    original = suite.load("quadruped", "run")
     for name in ("tex_data", "mat_texrepeat", "mat_texuniform", "geom_matid"):
-        np.testing.assert_array_equal(getattr(env.model, name), getattr(original.physics.model.ptr, name))
-    colored = dmc.DMCPixelEnv("quadruped", "run")
-    assert not np.array_equal(env.reset(seed=0)[0], colored.reset(seed=0)[0])
-    env.close()
-    colored.close()
+        np.testing.assert_array_equal(getattr(plain.model, name), getattr(original.physics.model.ptr, name))
+    colored = lend(QUADRUPED).unwrapped
+    assert not np.array_equal(from_above(plain, 2.0, 3.0), from_above(colored, 2.0, 3.0))
 
 
 def test_task_without_a_floor_is_refused(dmc: Any) -> None:
@@ -359,14 +382,14 @@ def test_task_without_a_floor_is_refused(dmc: Any) -> None:
         dmc.color_floor(model)
 
 
-def test_coordinates_are_the_bodys_place(dmc: Any) -> None:
-    for options, body in (({}, "torso"), ({"body": "toe_front_left"}, "toe_front_left")):
-        env = dmc.DMCPixelEnv("quadruped", "run", **options)
+def test_coordinates_are_the_bodys_place(dmc: Any, quadruped: Any) -> None:
+    toe = dmc.DMCPixelEnv("quadruped", "run", body="toe_front_left")
+    for env, body in ((quadruped, "torso"), (toe, "toe_front_left")):
         _, info = env.reset(seed=1)
         for _ in range(3):
             np.testing.assert_array_equal(info["coordinates"], env.data.body(body).xpos[:2])
             _, _, _, _, info = env.step(env.action_space.sample())
-        env.close()
+    toe.close()
 
 
 def test_actions_are_scaled_and_repeated(dmc: Any) -> None:
@@ -444,45 +467,41 @@ def test_suite_refuses_bad_options(dmc: Any, options: dict[str, Any], message: s
         dmc.DMCPixelEnv(**{"domain": "quadruped", "task": "run", **options})
 
 
-def test_camera_may_be_a_name(dmc: Any) -> None:
-    frames = []
-    for camera in (2, "y", "x"):
-        env = dmc.DMCPixelEnv("quadruped", "run", camera=camera)
+def test_camera_may_be_a_name(dmc: Any, plain: Any) -> None:
+    frames = [plain.reset(seed=0)[0]]  # of camera 2
+    for camera in ("y", "x"):
+        env = dmc.DMCPixelEnv("quadruped", "run", camera=camera, color_floor=False)
         frames.append(env.reset(seed=0)[0])
         env.close()
     np.testing.assert_array_equal(frames[0], frames[1])
     assert not np.array_equal(frames[0], frames[2])
 
 
-def test_pickled_environment_is_made_anew(dmc: Any) -> None:
-    env = dmc.DMCPixelEnv("quadruped", "run", frame_stack=1)
-    copied = pickle.dumps(env)
+def test_pickled_environment_is_made_anew(plain: Any) -> None:
+    copied = pickle.dumps(plain)
     assert len(copied) < 10_000  # its arguments, not its model
     twin = pickle.loads(copied)
-    np.testing.assert_array_equal(roll(twin, 0, 2)[0], roll(env, 0, 2)[0])
-    env.close()
+    np.testing.assert_array_equal(roll(twin, 0, 2)[0], roll(plain, 0, 2)[0])
     twin.close()
 
 
 # Renderers
 
 
-def test_full_quality_is_what_dm_control_draws(dmc: Any) -> None:
+def test_full_quality_is_what_dm_control_draws(dmc: Any, plain: Any) -> None:
     from dm_control import suite
 
-    options = {"camera": 2, "color_floor": False}
-    env, reference = dmc.DMCPixelEnv("quadruped", "run", quality="full", **options), suite.load("quadruped", "run")
+    env = dmc.DMCPixelEnv("quadruped", "run", quality="full", camera=2, color_floor=False)
+    reference = suite.load("quadruped", "run")
     frame = env.reset(seed=2)[0][6:].transpose(1, 2, 0)
     reference.task._random = np.random.RandomState(2)
     reference.reset()
     expected = reference.physics.render(64, 64, camera_id=2)
     difference = np.abs(frame.astype(int) - expected)
     assert difference.mean() < 1.0
-    fast = dmc.DMCPixelEnv("quadruped", "run", **options)
-    other = np.abs(fast.reset(seed=2)[0][6:].transpose(1, 2, 0).astype(int) - expected)
+    other = np.abs(plain.reset(seed=2)[0][6:].transpose(1, 2, 0).astype(int) - expected)
     assert 3.0 < other.mean() < 40.0  # fast leaves out the shadow, yet the scene is the same
-    for each in (env, fast):
-        each.close()
+    env.close()
     reference.close()
 
 
@@ -499,10 +518,19 @@ def test_terrain_is_drawn_as_the_episode_shapes_it(dmc: Any) -> None:
     fresh.close()
 
 
-@pytest.mark.parametrize("way", ["close", "drop"])
-@pytest.mark.parametrize("current", ["other", "own"])
-def test_a_closed_environment_leaves_the_pictures_of_others_alone(dmc: Any, way: str, current: str) -> None:
-    env, other = dmc.DMCPixelEnv("quadruped", "run", camera=2), dmc.DMCPixelEnv("humanoid", "run")
+@pytest.mark.parametrize(
+    ("way", "current"),
+    [
+        ("close", "other"),
+        ("drop", "own"),
+        pytest.param("close", "own", marks=pytest.mark.slow),
+        pytest.param("drop", "other", marks=pytest.mark.slow),
+    ],
+)
+def test_a_closed_environment_leaves_the_pictures_of_others_alone(
+    dmc: Any, lend: Callable[[str], gym.Env], way: str, current: str
+) -> None:
+    env, other = dmc.DMCPixelEnv("quadruped", "run", camera=2), lend(HUMANOID).unwrapped
     expected = env.reset(seed=0)[0], other.reset(seed=0)[0]
     third = dmc.DMCPixelEnv("walker", "walk")
     third.reset(seed=0)
@@ -518,38 +546,32 @@ def test_a_closed_environment_leaves_the_pictures_of_others_alone(dmc: Any, way:
             np.testing.assert_array_equal(each.reset(seed=0)[0], picture)
     env.close()
     np.testing.assert_array_equal(other.reset(seed=0)[0], expected[1])
-    other.close()
 
 
-def test_render_draws_a_larger_picture_and_no_other_frames(dmc: Any) -> None:
-    plain, env = (
-        dmc.DMCPixelEnv("humanoid", "run"),
-        dmc.DMCPixelEnv("humanoid", "run", render_mode="rgb_array", width=120, height=80),
-    )
+def test_render_draws_a_larger_picture_and_no_other_frames(
+    lend: Callable[[str], gym.Env], make: Callable[..., gym.Env]
+) -> None:
+    silent, env = lend(HUMANOID).unwrapped, make(HUMANOID, render_mode="rgb_array", width=120, height=80).unwrapped
     env.reset(seed=0)
     picture = env.render()
     assert (picture.shape, picture.dtype) == ((80, 120, 3), np.uint8)
     assert picture.std() > 5
-    np.testing.assert_array_equal(env.reset(seed=0)[0], plain.reset(seed=0)[0])
+    np.testing.assert_array_equal(env.reset(seed=0)[0], silent.reset(seed=0)[0])
     with pytest.warns(UserWarning, match="draws nothing"):
-        assert plain.render() is None
+        assert silent.render() is None
     shown = {"render_fps": 20, "unit": "m", "goal_range": 10.0, "camera": 0}  # two control steps of 0.025 s
     assert env.metadata.items() >= shown.items()
-    plain.close()
-    env.close()
 
 
-def test_a_closed_renderer_says_so(dmc: Any) -> None:
+def test_a_closed_renderer_says_so(quadruped: Any) -> None:
     from sb3_metra.envs.rendering import SceneRenderer, make_camera
 
-    env = dmc.DMCPixelEnv("quadruped", "run")
-    renderer = SceneRenderer(env.model, 64, 64)
+    renderer = SceneRenderer(quadruped.model, 64, 64)
     renderer.close()
     with pytest.raises(RuntimeError, match="render cannot be called after close"):
-        renderer.render(env.data, make_camera(env.model, 0))
+        renderer.render(quadruped.data, make_camera(quadruped.model, 0))
     with pytest.raises(ValueError, match="width must be an integer of at least 1, got 0"):
-        SceneRenderer(env.model, 0, 64)
-    env.close()
+        SceneRenderer(quadruped.model, 0, 64)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drawing without a screen is the system's")
@@ -587,7 +609,7 @@ print({name for name, value in os.environ.items() if before.get(name) != value} 
 print(franka_env.robot_get_obs is function)
 """
     environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    done = run_python("-c", program, env=environment)
     assert done.stdout.split() == ["set()", "True"], done.stderr
 
 
@@ -611,7 +633,7 @@ except ImportError as error:
     print(error)
 """
     environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    done = run_python("-c", program, env=environment)
     assert done.returncode == 0, done.stderr
     assert "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0" in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
@@ -624,7 +646,7 @@ def test_a_library_that_is_asked_for_and_missing_is_explained(env_id: str, packa
     program = f"import gymnasium, sb3_metra.envs; gymnasium.make('{env_id}')"
     environment = {**os.environ, "MUJOCO_GL": "osmesa"}
     environment.pop("PYOPENGL_PLATFORM", None)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    done = run_python("-c", program, env=environment)
     error = done.stderr.strip().splitlines()[-1]
     assert error.startswith("ImportError: Pixel environments need OpenGL"), done.stderr
     assert "MUJOCO_GL=osmesa, whose library is not found" in error
@@ -640,7 +662,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run_python("-c", program)
     assert done.returncode == 0, done.stderr
     assert 'pip install "sb3-metra[dmc]"' in done.stdout
 
@@ -768,7 +790,7 @@ def test_a_gpu_that_is_named_and_missing_is_explained(dmc: Any) -> None:
         pytest.skip("drawing goes through EGL only where MUJOCO_GL says so")
     program = "import gymnasium, sb3_metra.envs; gymnasium.make('sb3_metra/QuadrupedPixels-v0')"
     environment = {**os.environ, "MUJOCO_EGL_DEVICE_ID": "99"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    done = run_python("-c", program, env=environment)
     error = done.stderr.strip().splitlines()[-1]
     assert error.startswith("ValueError: MUJOCO_EGL_DEVICE_ID must be an integer between 0 and "), done.stderr
     assert error.endswith("got 99.")

@@ -87,7 +87,10 @@ def test_page_tells_what_the_skills_do(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_page(tmp_path: Path) -> None:
     model = METRA("MlpPolicy", POINT, **TINY)
-    pages = [write_report(model, point(render=True), tmp_path / str(i), n_skills=3, seed=5).path for i in range(2)]
+    pages = [
+        write_report(model, point(render=True, max_episode_steps=20), tmp_path / str(i), n_skills=3, seed=5).path
+        for i in range(2)
+    ]
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
@@ -279,7 +282,7 @@ def test_a_film_holds_its_pictures_in_order() -> None:
 def test_the_limit_holds_for_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = noise(50)
     monkeypatch.setattr("sb3_metra.envs.point.PointMassEnv.render", lambda self: pictures[len(self._trail) % 50])
-    env = point(render=True)
+    env = point(render=True, max_episode_steps=30)
     full = write_report(Follow(SpherePrior(2)), env, tmp_path / "page.html", n_skills=6)
     limit = 1.5 + 0.2 * sum(len(s["film"]["src"]) for s in data_of(full.path)["skills"]) / 1e6
     report = write_report(Follow(SpherePrior(2)), env, tmp_path / "page.html", n_skills=6, max_megabytes=limit)
@@ -350,7 +353,7 @@ def test_curves_come_from_the_log(tmp_path: Path) -> None:
 # The command
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a saved model and a log."""
     folder = tmp_path_factory.mktemp("run")
@@ -360,17 +363,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_command_writes_a_page_beside_the_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["report", str(run), "--env", POINT, "--n-skills", "3", "--env-kwargs", "reset_noise_scale:0.0"]
-    assert main(arguments) == 0
+    words = f"report {run} --env {POINT} --n-skills 3 --max-episode-steps 20 --env-kwargs reset_noise_scale:0.0"
+    assert main(words.split(" ")) == 0
     page = run / "skills.html"
     assert str(page) in capsys.readouterr().out
     data = data_of(page)
     assert len(data["skills"]) == 3
     assert all(skill["film"] for skill in data["skills"])
-    assert (
-        data["about"]["command"]
-        == f"sb3-metra report {run} --env {POINT} --n-skills 3 --env-kwargs reset_noise_scale:0.0"
-    )
+    assert data["about"]["command"] == f"sb3-metra {words}"
     assert data["about"]["environment's arguments"] == {"reset_noise_scale": 0}
     assert data["curves"][0]["y"] == [30, 29]
     trained, now = data["versions"]["stable-baselines3"]
@@ -379,7 +379,8 @@ def test_command_writes_a_page_beside_the_model(run: Path, capsys: pytest.Captur
 
 def test_command_without_videos(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = run / "best_model.zip"
-    assert main(["report", str(model), "--env", POINT, "--no-video", "--out", str(tmp_path / "a" / "page.html")]) == 0
+    words = ["report", str(model), "--env", POINT, "--no-video", "--max-episode-steps", "20"]
+    assert main([*words, "--out", str(tmp_path / "a" / "page.html")]) == 0
     assert "No videos, as was asked for.\n" in capsys.readouterr().err
     assert all(skill["film"] is None for skill in data_of(tmp_path / "a" / "page.html")["skills"])
 

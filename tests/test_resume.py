@@ -142,10 +142,14 @@ def noise() -> OrnsteinUhlenbeckActionNoise:
         (remembering, {"random_warmup": True, "learning_starts": 100}),
         (remembering, {"action_noise": noise, "learning_rate": lambda remaining: 1e-3 * remaining}),
         (point, {"skill_dim": 4, "discrete": True}),
-        (normalised, {}),
+        pytest.param(normalised, {}, marks=pytest.mark.slow),  # see the overlapped one
         (processes, {}),
         (lambda: make_vec_env(Stateless, 3, seed=5), {}),
-        (remembering, {"overlap": True, "action_noise": noise, "learning_rate": lambda remaining: 1e-3 * remaining}),
+        pytest.param(
+            remembering,
+            {"overlap": True, "action_noise": noise, "learning_rate": lambda remaining: 1e-3 * remaining},
+            marks=pytest.mark.slow,
+        ),
         (normalised, {"overlap": True}),
         (lambda: make_vec_env(Stateless, 3, seed=5), {"overlap": True}),
     ],
@@ -159,9 +163,9 @@ def test_a_killed_run_goes_on_to_the_bit(make: Any, kwargs: dict[str, Any], tmp_
 
         kwargs = kwargs | {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0)}
     spoil_generators()
-    whole, seen = run(make, tmp_path / "whole", 300, **arguments())
+    whole, seen = run(make, tmp_path / "whole", 180, **arguments())
     spoil_generators()
-    resumed, seen_again = run(make, tmp_path / "killed", 300, kill=230, **arguments())
+    resumed, seen_again = run(make, tmp_path / "killed", 180, kill=140, **arguments())
     assert resumed.num_timesteps == whole.num_timesteps
     assert resumed._n_updates == whole._n_updates > 0
     assert same(state_of(resumed), state_of(whole))
@@ -176,14 +180,14 @@ def test_a_killed_run_goes_on_to_the_bit(make: Any, kwargs: dict[str, Any], tmp_
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_run_that_a_callback_stops_in_a_round_goes_on(overlap: bool, tmp_path: Path) -> None:
     whole = tiny_model(remembering(1), train_freq=20, overlap=overlap)
-    whole.learn(300)
+    whole.learn(160)
     model = tiny_model(remembering(1), train_freq=20, overlap=overlap)
-    model.learn(300, StopTrainingOnMaxEpisodes(5))
+    model.learn(160, StopTrainingOnMaxEpisodes(5))
     assert model._round != (0, 0)
     model.save_checkpoint(tmp_path)
     spoil_generators()
     resumed = METRA.resume(tmp_path, remembering(1), device="cpu")
-    resumed.learn(300 - resumed.num_timesteps, reset_num_timesteps=False)
+    resumed.learn(160 - resumed.num_timesteps, reset_num_timesteps=False)
     assert same(state_of(resumed), state_of(whole))
 
 

@@ -1,5 +1,6 @@
 """The state of an environment: an episode goes on elsewhere, to the bit, through JSON and arrays."""
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -14,18 +15,25 @@ from sb3_metra.common.wrapper_state import get_states, set_states
 from sb3_metra.envs.point import PointMassEnv
 from tests.test_goal_observation import make  # noqa: F401  (a fixture)
 from tests.test_kitchen import kitchen  # noqa: F401  (a fixture)
-from tests.test_pixel_envs import dmc  # noqa: F401  (a fixture)
+from tests.test_pixel_envs import HUMANOID, dmc  # noqa: F401  (a fixture)
 
 SUITE = ("sb3_metra/Quadruped-v0", "sb3_metra/Humanoid-v0")
 Maker = Callable[..., gym.Env]
-every_env = pytest.mark.parametrize("env_id", sb3_metra.envs.MAX_EPISODE_STEPS)
+every_env = pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == HUMANOID else [])  # whose class is the quadruped's
+        for name in sb3_metra.envs.MAX_EPISODE_STEPS
+    ],
+)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def open_env(make: Maker, request: pytest.FixtureRequest) -> Maker:  # noqa: F811
-    """Makes an environment in a Monitor, or skips the test where something for it is missing."""
+    """Lends the first or the second environment of a name, or skips the test where something for it is missing."""
 
-    def open_env(env_id: str) -> gym.Env:
+    @functools.cache
+    def open_env(env_id: str, number: int = 1) -> gym.Env:
         if "Kitchen" in env_id:
             request.getfixturevalue("kitchen")
         if env_id in SUITE:
@@ -67,18 +75,18 @@ def go_on(env: gym.Env, n: int, seed: int) -> list[np.ndarray]:
 
 @every_env
 def test_an_episode_goes_on_elsewhere_to_the_bit(env_id: str, open_env: Maker) -> None:
-    env, other = open_env(env_id), open_env(env_id)
+    env, other = open_env(env_id), open_env(env_id, 2)
     env.reset(seed=3)
-    go_on(env, 7, seed=0)
+    go_on(env, 5, seed=0)
     state = get_states([env])
     kept = through_json(state)
-    expected = go_on(env, 6, seed=1)
+    expected = go_on(env, 4, seed=1)
     np.testing.assert_equal(state, kept)  # what was given does not change
     other.reset(seed=8)
-    go_on(other, 3, seed=5)
+    go_on(other, 2, seed=5)
     for resumed in (other, env):
         set_states([resumed], through_json(kept))
-        for ours, theirs in zip(go_on(resumed, 6, seed=1), expected, strict=True):
+        for ours, theirs in zip(go_on(resumed, 4, seed=1), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 

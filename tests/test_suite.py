@@ -1,8 +1,6 @@
 """The dm_control suite's Quadruped and Humanoid as states: their physics, starts, rewards, ends and options."""
 
 import pickle
-import subprocess
-import sys
 import warnings
 from typing import Any
 
@@ -16,6 +14,7 @@ pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10
 
 from sb3_metra.envs.locomotion import load_normalization
 from sb3_metra.envs.suite import HumanoidEnv, QuadrupedEnv, SuiteEnv
+from tests.programs import run_python
 
 QUADRUPED, HUMANOID = QuadrupedEnv.env_id, HumanoidEnv.env_id
 CLASSES: dict[str, type[SuiteEnv]] = {QUADRUPED: QuadrupedEnv, HUMANOID: HumanoidEnv}
@@ -209,5 +208,6 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
     assert 'pip install "sb3-metra[dmc]"' in done.stdout

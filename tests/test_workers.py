@@ -23,6 +23,7 @@ from sb3_metra import METRA
 from sb3_metra.cli import main
 from sb3_metra.common import workers
 from sb3_metra.common.workers import WorkerError, WorkerVecEnv, guard_workers
+from tests.programs import run_python
 from tests.toys import TINY
 
 pytestmark = [
@@ -122,9 +123,19 @@ def assert_ended(venv: SubprocVecEnv, seconds: float = 2.0) -> None:
     assert not any(process.is_alive() for process in venv.processes)
 
 
-@pytest.mark.parametrize("cls", [SubprocVecEnv, WorkerVecEnv])
-@pytest.mark.parametrize("when", ["step", "reset"])
-@pytest.mark.parametrize("how", FAILURES)
+@pytest.mark.parametrize(
+    ("cls", "how", "when"),
+    [
+        pytest.param(cls, how, when, marks=[] if is_usual else [pytest.mark.slow])
+        for how in FAILURES
+        for cls, when, is_usual in (
+            (SubprocVecEnv, "step", True),
+            (SubprocVecEnv, "reset", False),
+            (WorkerVecEnv, "step", False),
+            (WorkerVecEnv, "reset", how in ("raise", "kill")),
+        )
+    ],
+)
 def test_a_worker_that_fails_is_named_at_once(cls: type[SubprocVecEnv], how: str, when: str) -> None:
     venv = make(cls, how, when)
     start = time.monotonic()
@@ -350,15 +361,7 @@ def test_a_program_ends_with_its_workers(how: str, method: str, last_line: str, 
     root = Path(__file__).resolve().parents[1]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, str(program), how, method],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python(str(program), how, method, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     assert done.returncode == 1
     assert any(line.endswith(last_line) for line in done.stderr.splitlines()), done.stderr
     if how != "idle":

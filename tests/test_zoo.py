@@ -36,7 +36,22 @@ KITCHEN, QUADRUPED, HUMANOID = (f"sb3_metra/{name}Pixels-v0" for name in ("Kitch
 PIXEL_POINT, FOUR_ROOMS = "sb3_metra/PixelPointMass-v0", "sb3_metra/FourRooms-v0"
 SHARED = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0", POINT, KITCHEN, QUADRUPED, HUMANOID, "default")
 ENTRIES = {"metra": (*SHARED, PIXEL_POINT, FOUR_ROOMS), "metra_paper": SHARED}
-every_entry = pytest.mark.parametrize(("file", "env_id"), [(file, name) for file in FILES for name in ENTRIES[file]])
+#: On pixels these entries stand for the others, whose environments are slow to make.
+USUAL_PIXELS = {
+    ("metra", "sb3_metra/QuadrupedPixels-v0"),
+    ("metra", "sb3_metra/KitchenPixels-v0"),
+    ("metra", PIXEL_POINT),
+}
+every_entry = pytest.mark.parametrize(
+    ("file", "env_id"),
+    [
+        pytest.param(
+            file, name, marks=[pytest.mark.slow] if "Pixel" in name and (file, name) not in USUAL_PIXELS else []
+        )
+        for file in FILES
+        for name in ENTRIES[file]
+    ],
+)
 NEEDS = {POINT: "numpy", QUADRUPED: "dm_control", HUMANOID: "dm_control", KITCHEN: "gymnasium_robotics"} | {
     FOUR_ROOMS: "minigrid"
 }
@@ -351,7 +366,7 @@ def test_a_run_goes_on(collectors: tuple[str, ...], tmp_path: Path, monkeypatch:
         *collectors,
     ]
     settings += [f"{name}_kwargs:dict(net_arch=[8])" for name in ("policy", "phi")]
-    words = ["--env", POINT, "--seed", "3", "--eval-freq", "200", "--eval-episodes", "2", "--save-freq", "120"]
+    words = ["--env", POINT, "--seed", "3", "--eval-freq", "120", "--eval-episodes", "2", "--save-freq", "100"]
 
     def train(folder: str, *further: str) -> METRA:
         zoo.train([*words, "-f", str(tmp_path / folder), *further, "-params", *settings])
@@ -360,18 +375,18 @@ def test_a_run_goes_on(collectors: tuple[str, ...], tmp_path: Path, monkeypatch:
     def run(folder: str) -> Path:
         return tmp_path / folder / "metra" / f"{POINT.replace('/', '-')}_1"
 
-    whole = train("whole", "-n", "800")
-    train("stopped", "-n", "400")
+    whole = train("whole", "-n", "480")
+    train("stopped", "-n", "240")
     np.random.seed(5)
-    zoo.train(["--resume", str(run("stopped")), "-n", "800"])
+    zoo.train(["--resume", str(run("stopped")), "-n", "480"])
     assert not (run("stopped").parent / f"{run('stopped').name[:-1]}2").exists()
     again = METRA.load(run("stopped") / f"{POINT.replace('/', '-')}.zip", device="cpu")
     assert (again.num_timesteps, again._n_updates) == (whole.num_timesteps, whole._n_updates)
     assert same(state_of(again), state_of(whole))
     evaluations = [dict(np.load(run(folder) / "evaluations.npz")) for folder in ("whole", "stopped")]
     assert np.array_equal(evaluations[0]["timesteps"], evaluations[1]["timesteps"])
-    with pytest.raises(ValueError, match="-n must be more than the 800 steps"):
-        zoo.train(["--resume", str(run("stopped")), "-n", "800"])
+    with pytest.raises(ValueError, match="-n must be more than the 480 steps"):
+        zoo.train(["--resume", str(run("stopped")), "-n", "480"])
     with pytest.raises(ValueError, match="--resume must be the folder of a run"):
         zoo.train(["--resume", str(tmp_path)])
 

@@ -24,7 +24,7 @@ FILES = ("sac", "sac_skills", "ppo", "ppo_skills")
 SHORT = "policy_kwargs:dict(net_arch=[8])"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def skills(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, str]:
     """Saved models, of continuous and of discrete skills."""
     folder = tmp_path_factory.mktemp("skills")
@@ -68,7 +68,10 @@ def test_each_value_names_its_source(file: str) -> None:
 
 @pytest.mark.parametrize(
     ("algo", "discrete", "settings"),
-    [("sac", False, ["learning_starts:8", "batch_size:8"]), ("ppo", True, ["n_steps:8", "batch_size:8", "n_epochs:1"])],
+    [
+        ("sac", False, ["learning_starts:8", "batch_size:8"]),
+        pytest.param("ppo", True, ["n_steps:8", "batch_size:8", "n_epochs:1"], marks=pytest.mark.slow),
+    ],
 )
 def test_train_on_skills_and_enjoy(
     algo: str,

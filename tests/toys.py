@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -214,6 +215,20 @@ COUNTED = {
     "MultiDiscrete": spaces.MultiDiscrete([3, 3], start=[0, 5]),
     "MultiBinary": spaces.MultiBinary(2),
 }
+
+
+def skip_without_drawing() -> None:
+    """Skip the test where MuJoCo has no way to draw."""
+    import mujoco
+
+    from sb3_metra.envs.rendering import GL_PACKAGES, SceneRenderer
+
+    try:
+        SceneRenderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 64, 64).close()
+    except ImportError as error:
+        if GL_PACKAGES in str(error):
+            pytest.skip("drawing needs the libraries of EGL or OSMesa")
+        raise
 
 
 def grids(kind: str = "Discrete", n: int = 2, length: int = 8) -> VecEnv:
