@@ -317,6 +317,6 @@ for name in ("KitchenPixels-v0", "QuadrupedPixels-v0"):
     env = gymnasium.make(f"sb3_metra/{name}")
     env.reset(seed=0)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run_python("-c", program)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr, done.stderr

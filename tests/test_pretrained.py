@@ -66,7 +66,7 @@ def test_another_page_goes_beside_its_model(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["goals", "--pretrained", "nobody"], "name must be "),
-        (["evaluate", "--pretrained"], "--pretrained must be followed by one of ant, half_cheetah, point_mass, got nothing"),
+        (["evaluate", "--pretrained"], f"--pretrained must be followed by one of {', '.join(names())}, got nothing"),
     ],
 )
 def test_what_is_not_there_is_said(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
