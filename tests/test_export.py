@@ -36,7 +36,7 @@ from sb3_metra.export.skill_player import SkillPlayer  # needs onnxruntime
 def learnt_on_normalised() -> METRA:
     env = VecNormalize(scripted_envs(2), norm_reward=False)
     env.obs_rms.mean, env.obs_rms.var = np.array([1.0, -2.0, 3.0]), np.array([4.0, 0.25, 1.0])
-    return tiny_model(env)
+    return tiny_model(env, learning_rate=2e-3)
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +129,7 @@ def test_the_folder_loads_as_a_model(copied: Path, model: METRA) -> None:
     loaded = sb3_metra.load(copied)
     assert type(loaded) is METRA
     assert loaded.skill_prior == model.skill_prior
+    assert loaded.learning_rate == loaded.objective_optimizer.param_groups[0]["lr"] == 2e-3
     observation = np.array([0.5, 1.0, -1.0], np.float32)
     np.testing.assert_array_equal(loaded.encode(observation), model.encode(observation))
     state = np.array([0.6, 0.8])
@@ -143,6 +144,12 @@ def test_the_folder_loads_as_a_model(copied: Path, model: METRA) -> None:
     )
     np.testing.assert_array_equal(loaded.normalization.mean, model.normalization.mean)
     METRA.load(copied, env=scripted_envs(2)).learn(24)
+
+
+def test_a_schedule_is_left_out(tmp_path: Path) -> None:
+    model = tiny_model(scripted_envs(2), learning_rate=lambda progress: 0.5 * progress)
+    model.export(tmp_path / "skills")
+    assert sb3_metra.load(tmp_path / "skills").learning_rate == 1e-4  # the constructor's, instead of code
 
 
 # What is refused

@@ -22,7 +22,7 @@ from sb3_metra.export.graphs import culprit, write_phi, write_policy
 POLICY, PHI, PLAYER = "policy.onnx", "phi.onnx", "skill_player.py"
 _TOLERANCE = 1e-5
 _KEPT = ("policy_class", "observation_space", "action_space", "n_envs", "num_timesteps", "_n_updates")
-_LEFT_OUT = ("policy", "tensorboard_log", "verbose", "action_noise", "learning_rate")  # networks; of training alone
+_LEFT_OUT = ("policy", "tensorboard_log", "verbose", "action_noise")  # networks; of training alone
 
 
 def export_skills(
@@ -113,6 +113,8 @@ def _attributes(model: Any) -> dict[str, Any]:
     """The constructor's arguments, and what else a loaded model needs; nothing of the run or the machine."""
     names = [ATTRIBUTES.get(name, name) for name in argument_names(type(model)) if name not in _LEFT_OUT]
     own = {name: value for name, value in vars(model).items() if name in (*names, *_KEPT)}
+    if callable(model.learning_rate):  # a schedule may be code
+        del own["learning_rate"]
     return own | {"_skill_prior": model.skill_prior, "_normalization": model.normalization}
 
 
