@@ -14,6 +14,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.commands.loading import find_model, load_model, make_env, parse_keyword_arguments
+from sb3_metra.commands.pretrained import MODEL_HELP
 from sb3_metra.common.inputs import check_count, check_folder, check_seed
 from sb3_metra.common.skill_model import SkillModel, encoder_of, require_prior
 from sb3_metra.envs.rendering import choose_gl
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="sb3-metra evaluate", description="Measure a saved model's skills and print the result as JSON."
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="the saved model, a zip file, or the folder of a run")
+    add("model", type=Path, metavar="MODEL", help=MODEL_HELP)
     add("--env", required=True, metavar="ID", help="environment")
     add("--n-skills", type=int, default=48, help="skills, one episode each (default: %(default)s)")
     add("--seed", type=int, nargs="+", default=[0], help="of skills and environment; the mean of several (default: 0)")

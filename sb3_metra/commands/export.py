@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from sb3_metra.commands.loading import find_model, load_algorithm, load_model, parse_keyword_arguments
+from sb3_metra.commands.pretrained import MODEL_HELP
 from sb3_metra.export import export_skills
 
 
@@ -16,7 +17,7 @@ def run(arguments: list[str]) -> None:
         prog="sb3-metra export", description="Write a saved model's skills to a folder from which they run anywhere."
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="the saved model, a zip file, or the folder of a run")
+    add("model", type=Path, metavar="MODEL", help=MODEL_HELP)
     add("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
     add("--env", metavar="ID", help="environment; adds its unit and steps per second")
     add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python")

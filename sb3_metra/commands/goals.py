@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.commands.loading import load_model, parse_keyword_arguments
+from sb3_metra.commands.pretrained import MODEL_HELP
 from sb3_metra.common.goal_spaces import has_goal
 from sb3_metra.common.inputs import check_count, check_place, check_seed
 from sb3_metra.common.skill_model import SkillModel, require_encoder
@@ -24,7 +25,7 @@ def run(arguments: list[str]) -> None:
         prog="sb3-metra goals",
         description="Send a saved model's skills to goals, without training, and print how near they come as JSON.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="the saved model, a zip file")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--env", required=True, metavar="ID", help="environment")
     parser.add_argument("--n-goals", type=int, default=50, help="goals, one episode each (default: %(default)s)")
     parser.add_argument(

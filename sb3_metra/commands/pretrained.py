@@ -7,6 +7,8 @@ from sb3_metra.pretrained import find_pretrained, names
 OPTION = "--pretrained"
 COMMANDS = ("doctor", "evaluate", "export", "goals", "prompt", "report")
 """The commands that take it in place of a model."""
+MODEL_HELP = f"a saved model, a zip file; or the folder of a run; or {OPTION} NAME for one of {', '.join(names())}"
+"""What ``--help`` says of the model."""
 
 
 def put_in(command: str, words: list[str]) -> list[str]:
