@@ -201,7 +201,7 @@ def complete_parameters(model: Any, saved: SavedModel) -> dict[str, Any]:
     :return: parameters by name
     """
     fresh = {name: x for name, x in model.get_parameters().items() if name.endswith("optimizer")}
-    policy = saved.parameters["policy"]
+    policy = saved.parameters.get("policy", {})
     targets = {TARGETS + name.removeprefix(_CRITICS): x for name, x in policy.items() if name.startswith(_CRITICS)}
     return fresh | saved.parameters | {"policy": targets | policy}
 
