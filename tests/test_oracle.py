@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 
 from tests.make_oracle import draw, make_oracle, replay
 from tests.oracle import CORE, run_oracle
@@ -55,6 +56,13 @@ def test_recorded_steps_of_the_authors_code(file: str, fused: bool) -> None:
         assert errors.pop("phi_loss") < 10 * TOLERANCE
     assert worst(errors) < (TOLERANCE, "")
     assert max(errors[name] for name in final) < 1e-6
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("file", sorted(path.stem for path in DATA.glob("*.npz")))
+def test_recorded_steps_on_cuda(file: str) -> None:
+    """In single precision, whose sums a GPU adds up in another order."""
+    assert worst(run_oracle(DATA / f"{file}.npz", fused=True, device="cuda")) < (10 * TOLERANCE, "")
 
 
 def test_the_second_implementation_agrees_with_the_authors_code() -> None:

@@ -45,7 +45,7 @@ class _ReplayedNoise:
 
 
 def run_oracle(
-    path: str | Path, *, fused: bool = False, channels_last: bool = False, **kwargs: Any
+    path: str | Path, *, fused: bool = False, channels_last: bool = False, device: str = "cpu", **kwargs: Any
 ) -> dict[str, float]:
     """
     Take the gradient steps of a file with its method's own ``gradient_step``.
@@ -59,6 +59,7 @@ def run_oracle(
         rounding error of its weights a hundredfold.
     :param channels_last: the default for images in memory instead of the recordings' channels first: the same
         convolutions, added up in another order
+    :param device: of PyTorch
     :param kwargs: arguments of the method to set otherwise than the file asks for
     :return: for each quantity, and for all weights of each network, the worst ||x - ref|| / ||ref|| over the steps
     :raises ValueError: where a file lacks one of the quantities without which nothing would be compared
@@ -66,16 +67,18 @@ def run_oracle(
     with np.load(path) as archive:
         data = {name: archive[name] for name in archive.files}
     method = find_method(data)
-    model = _build(method, data, fused, channels_last, kwargs)
-    tensors = named_tensors(model)
-    _set_weights(tensors, data)
-    errors: dict[str, float] = {}
-    for step in range(_count_steps(data)):
-        reference = {name.split("/", 1)[1]: value for name, value in data.items() if name.startswith(f"step{step}/")}
-        for name, value in _take_step(method, model, reference).items():
-            if name in reference:
-                errors[name] = max(errors.get(name, 0.0), _relative_error(value, reference[name]))
-    errors |= _compare_weights(tensors, data)
+    with th.device(device):  # where what is recorded goes, too
+        model = _build(method, data, fused, channels_last, {"device": device} | kwargs)
+        tensors = named_tensors(model)
+        _set_weights(tensors, data)
+        errors: dict[str, float] = {}
+        for step in range(_count_steps(data)):
+            begin = f"step{step}/"
+            reference = {name.removeprefix(begin): value for name, value in data.items() if name.startswith(begin)}
+            for name, value in _take_step(method, model, reference).items():
+                if name in reference:
+                    errors[name] = max(errors.get(name, 0.0), _relative_error(value, reference[name]))
+        errors |= _compare_weights(tensors, data)
     if missing := (CORE - method.without | method.core) - set(errors):
         raise ValueError(f"{path} must record {sorted(missing)}, got {sorted(errors)}")
     return errors
@@ -105,7 +108,6 @@ def _build(
         "ent_coef": f"auto_{ent_coef}" if _learns_ent_coef(data) else ent_coef,
         "batch_size": len(observations),
         "buffer_size": len(observations),
-        "device": "cpu",
     }
     arguments |= {name: float(data[f"meta/{name}"]) for name in ("tau", "gamma", "target_entropy")}
     arguments |= method.arguments(data)
@@ -140,7 +142,7 @@ def _compare_weights(tensors: Mapping[str, th.Tensor], data: Recorded) -> dict[s
             groups[f"final/{net} u and v" if name.endswith((".u", ".v")) else f"final/{net}"].append(name)
     errors = {}
     for group, names in groups.items():
-        got = np.concatenate([tensors[name].detach().numpy().ravel() for name in names])
+        got = np.concatenate([tensors[name].detach().cpu().numpy().ravel() for name in names])
         expected = np.concatenate([data[f"final/{name}"].ravel() for name in names])
         errors[group] = _relative_error(got, expected)
     return errors
@@ -202,7 +204,7 @@ def _observations(model: SkillDiscovery, array: np.ndarray) -> th.Tensor:
 
 
 def _relative_error(value: Any, reference: np.ndarray) -> float:
-    got = np.asarray(value.detach() if isinstance(value, th.Tensor) else value, dtype=np.float64).ravel()
+    got = np.asarray(value.detach().cpu() if isinstance(value, th.Tensor) else value, dtype=np.float64).ravel()
     expected = np.asarray(reference, dtype=np.float64).ravel()
     assert got.shape == expected.shape, (got.shape, expected.shape)
     scale = np.linalg.norm(expected)
