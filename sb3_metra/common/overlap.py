@@ -42,7 +42,8 @@ class ActingPolicy:
         vars(actor).pop("optimizer", None)
         self.policy = copy.copy(policy)
         self.policy._modules = {"actor": copy.deepcopy(actor).train(False).requires_grad_(False)}
-        self._stream = th.cuda.Stream(policy.device) if policy.device.type == "cuda" else None
+        # of high priority: the environments wait for actions, nobody for a single gradient step
+        self._stream = th.cuda.Stream(policy.device, priority=-1) if policy.device.type == "cuda" else None
 
     def weights(self) -> dict[str, th.Tensor]:
         """The actor's weights by name."""
