@@ -100,6 +100,14 @@ def deaf_actor() -> Any:
     return model
 
 
+def dead_actor() -> Any:
+    """A hidden layer far in the ends of its tanh, before outputs that would follow the skill."""
+    model = hand_made(policy_kwargs={"net_arch": [8]})
+    model.actor.latent_pi[0].bias.data.fill_(40.0)
+    model.actor.mu.bias.data.fill_(2.0)
+    return model
+
+
 def standing() -> Any:
     model = hand_made()
     set_actor(model, skill=0.6 * th.eye(2), place=-12.0)  # every skill stays 0.05 from the origin
@@ -246,6 +254,12 @@ SABOTAGE: dict[str, tuple[Callable[[], Any], Callable[[], Any], Any, set[str]]] 
         {"phi_tells_postures", "phi_ignores_places", "phi_one_direction"},
     ),
     "actor ignores the skill": (deaf_actor, worlds, None, {"actor_ignores_skill", "phi_one_direction"}),
+    "actor is saturated": (
+        dead_actor,
+        worlds,
+        None,
+        {"actor_saturated", "actor_ignores_skill", "phi_one_direction"},
+    ),
     "skills stand still": (standing, worlds, healthy_log(), {"skills_stand_still"}),
     "on the back": (hand_made, lambda: worlds(lies_from=10), None, {"absorbing_state"}),
     "against a wall": (hand_made, lambda: worlds(arena=0.5), None, {"absorbing_state"}),

@@ -26,6 +26,7 @@ N_EPISODES = 16  # rollouts, one skill each: enough for a circle, and seconds on
 _N_RANDOM = 8  # episodes of random actions
 _N_OBSERVATIONS = 32  # at which actions of different skills are compared
 _MAX_TRANSITIONS = 2_048  # that networks are asked about
+_SATURATED = 0.99  # of a tanh: a fiftieth of the gradient is left
 
 
 class Watch(VecEnvWrapper):
@@ -217,6 +218,27 @@ class Examination:
     def _act(self, observations: Any, skills: np.ndarray) -> np.ndarray:
         actions, _ = self.model.predict(observations, state=skills, deterministic=True)
         return scale_actions(self.watch.action_space, actions)
+
+    @cached_property
+    def saturation(self) -> float:
+        """The share of the actor's hidden units that are saturated, of its most saturated layer of tanh."""
+        actor, transitions = self._ability("actor"), self.transitions
+        layers = [module for module in actor.modules() if isinstance(module, th.nn.Tanh)]
+        shares: list[float] = []
+
+        def look(_: Any, __: Any, units: th.Tensor) -> None:
+            shares.append(float((units.abs() > _SATURATED).float().mean()))
+
+        hooks = [layer.register_forward_hook(look) for layer in layers]
+        try:
+            with _unobserved(actor):
+                actor(self._ability("policy").condition(transitions.observations, transitions.skills))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not shares:
+            raise CannotTell("the actor has no hidden layer of tanh")
+        return max(shares)
 
     @cached_property
     def transitions(self) -> SkillReplayBufferSamples:

@@ -1,4 +1,4 @@
-"""Problems of skills: the actor ignores them, the body stands still, or it lies on its back."""
+"""Problems of skills: the actor ignores them or is dead, the body stands still, or it lies on its back."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ def actor_ignores_skill(exam: Examination) -> str | None:
     if distance >= 0.05:
         return None
     return f"actions of {n} skills at the same {len(actions)} observations are {distance:.2g} apart"
+
+
+@check(
+    "error",
+    healthy="14 to 60 % of the units of a layer are saturated",
+    remedy="begin anew with a smaller learning_rate: nothing brings such an actor back",
+    read="docs/results/gpu.md",
+)
+def actor_saturated(exam: Examination) -> str | None:
+    """The actor's hidden units do not react any more."""
+    share = exam.saturation
+    return None if share < 0.9 else f"{share:.0%} of the units of a hidden layer of the actor are above 0.99 of a tanh"
 
 
 @check(
@@ -69,4 +81,4 @@ def _share_at_end(places: np.ndarray) -> float:
     return 1.0 - float(np.flatnonzero(away > 0.02 * away.max()).max(initial=-1) + 1) / len(places)
 
 
-CHECKS = (actor_ignores_skill, skills_stand_still, absorbing_state)
+CHECKS = (actor_ignores_skill, actor_saturated, skills_stand_still, absorbing_state)
