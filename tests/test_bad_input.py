@@ -275,6 +275,7 @@ POLICY: dict[str, tuple[str, list[Any]]] = {
     "n_critics": (AT_LEAST_1, [0, *NO_INTEGERS]),
     "share_critic_encoder": (FLAG, NO_FLAGS),
     "layer_norm": (FLAG, NO_FLAGS),
+    "hard_bounds": (FLAG, NO_FLAGS),
     "actor_extractor_class": ("must be a subclass of BaseFeaturesExtractor", ["x", int, nn.Linear]),
     "actor_extractor_kwargs": ("must ", [1, "x", [], {"scale": 1}]),
 }

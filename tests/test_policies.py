@@ -215,6 +215,24 @@ def test_bounds_of_the_deviation() -> None:
     assert log_std[:, 2].abs().max() < 1.0
 
 
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_deviation_beyond_its_bounds_can_come_back(hard: bool) -> None:
+    """A step goes against the gradient: from 5 down, from -20 up; further away, never."""
+    policy = make_policy(hard_bounds=hard)
+    with th.no_grad():
+        policy.actor.log_std.weight.zero_()
+        policy.actor.log_std.bias.copy_(th.tensor([5.0, 5.0, -20.0]))
+    log_std = policy.actor.get_action_dist_params(conditioned(1))[1]
+    (log_std * th.tensor([3.0, -3.0, -7.0])).sum().backward()
+    assert policy.actor.log_std.bias.grad.tolist() == ([0.0, 0.0, 0.0] if hard else [3.0, 0.0, -7.0])
+    policy.actor.log_std.bias.grad = None
+    with th.no_grad():
+        policy.actor.log_std.bias.copy_(th.tensor([2.0, 0.5, -13.0]))
+    log_std = policy.actor.get_action_dist_params(conditioned(1))[1]
+    (log_std * th.tensor([-3.0, 4.0, 7.0])).sum().backward()  # within: as without bounds
+    assert policy.actor.log_std.bias.grad.tolist() == [-3.0, 4.0, 7.0]
+
+
 def test_actor_gain_scales_the_first_mean_alone() -> None:
     actor = make_policy(net_arch=[300, 200], actor_gain=3.0).actor
     for head, gain in ((actor.mu, 3.0), (actor.log_std, 0.1)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -28,10 +28,37 @@ NOT_FINITE = "actions must be finite, got NaN or infinity from the actor: look a
 _SQUASH_EPSILON = 1e-6  # inside the logarithm of the squashing correction, as in the authors' code
 
 
+class ReturningClamp(th.autograd.Function):
+    """
+    A log standard deviation within its bounds. Beyond them, a gradient that leads back passes, and no other does: a
+    clamp's is zero there, so that nothing ever brings the standard deviation back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_std: th.Tensor) -> th.Tensor:
+        """
+        :param ctx: PyTorch's
+        :param log_std: of any shape
+        """
+        ctx.save_for_backward(log_std)
+        return log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+        """
+        :param ctx: PyTorch's
+        :param gradient: of the loss, which a step goes against
+        """
+        (log_std,) = ctx.saved_tensors
+        outwards = (log_std > LOG_STD_MAX) & (gradient < 0) | (log_std < LOG_STD_MIN) & (gradient > 0)
+        return gradient.masked_fill(outwards, 0.0)
+
+
 class SkillActor(Actor):
     """SB3's squashed Gaussian actor with the paper's bounds for the standard deviation and explicit noise."""
 
     default_share: ClassVar[float] = 0.5
+    hard_bounds = False  # see SkillPolicy
 
     @property
     def entropy_unit(self) -> float:
@@ -61,8 +88,9 @@ class SkillActor(Actor):
         :return: mean and log standard deviation before squashing, each (batch, action_dim), and nothing else
         """
         latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        log_std = self.log_std(latent).float().clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
-        return self.mu(latent).float(), log_std, {}
+        log_std = self.log_std(latent).float()  # type: ignore[operator]
+        bounded = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX) if self.hard_bounds else ReturningClamp.apply(log_std)
+        return self.mu(latent).float(), bounded, {}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """

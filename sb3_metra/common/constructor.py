@@ -144,6 +144,7 @@ POLICY: dict[str, Check] = EXTRACTOR | {
     "optimizer_class": args.subclass("a subclass of torch.optim.Optimizer", th.optim.Optimizer),
     "optimizer_kwargs": optional(args.ARGUMENTS),
     "actor_gain": number(0),
+    "hard_bounds": FLAG,
     "n_critics": integer(1),
     "share_critic_encoder": FLAG,
     "actor_extractor_class": EXTRACTOR["features_extractor_class"],

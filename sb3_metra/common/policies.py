@@ -51,6 +51,8 @@ class SkillPolicy(PersistentPolicy):
     :param optimizer_kwargs: its keyword arguments, without the learning rate; Adam is fused unless said otherwise
     :param actor_gain: scale of the actor's initial output weights: how much the first actions depend on the skill
         (the authors' code: 0.1)
+    :param hard_bounds: let a log standard deviation beyond its bounds have no gradient at all (the authors' code, and
+        SB3's): nothing brings it back then
     :param n_critics: number of Q-functions
     :param share_critic_encoder: one encoder of the observation for all Q-functions instead of one for each
     :param layer_norm: normalise the critics' hidden layers before their non-linearity (GenDa, arXiv 2607.00392)
@@ -81,6 +83,7 @@ class SkillPolicy(PersistentPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         actor_gain: float = 0.1,
+        hard_bounds: bool = False,
         n_critics: int = 2,
         share_critic_encoder: bool = False,
         layer_norm: bool = False,
@@ -109,7 +112,7 @@ class SkillPolicy(PersistentPolicy):
         self.net_arch: list[int] | dict[str, list[int]] = [1024, 1024] if net_arch is None else net_arch
         self.activation_fn = activation_fn
         self.actor_activation_fn = actor_activation_fn
-        self.actor_gain = actor_gain
+        self.actor_gain, self.hard_bounds = actor_gain, hard_bounds
         self.n_critics = n_critics
         self.share_critic_encoder = share_critic_encoder
         self.layer_norm = layer_norm
@@ -170,6 +173,8 @@ class SkillPolicy(PersistentPolicy):
             normalize_images=self.normalize_images,
         )
         actor.initialize(self.actor_gain)
+        if isinstance(actor, SkillActor):
+            actor.hard_bounds = self.hard_bounds
         return actor
 
     def make_critic(self) -> Critic:
@@ -317,6 +322,7 @@ class SkillPolicy(PersistentPolicy):
             "optimizer_class",
             "optimizer_kwargs",
             "actor_gain",
+            "hard_bounds",
             "n_critics",
             "share_critic_encoder",
             "layer_norm",

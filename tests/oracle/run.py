@@ -91,6 +91,7 @@ def _build(
     policy_kwargs: dict[str, Any] = {
         "net_arch": {"pi": hidden_units(data, "actor"), "qf": hidden_units(data, "q1")},
         "optimizer_kwargs": {"fused": fused},
+        "hard_bounds": True,
     }
     pixels = "meta/pixel_shape" in data
     if pixels:
