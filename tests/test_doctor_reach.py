@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 import sb3_metra.envs  # noqa: F401  (registers the environments)
-from sb3_metra import ALGORITHMS, METRA
+from sb3_metra import ALGORITHMS, CSF, METRA
 from sb3_metra.cli import main
 from sb3_metra.common.skills import SpherePrior
 from sb3_metra.doctor import CHECKS, DoctorCallback, diagnose, examine
@@ -25,7 +26,7 @@ from sb3_metra.doctor.log import RunLog
 from sb3_metra.evaluation import SkillEvalCallback
 from sb3_metra.hyperparams import load_settings
 from tests.patients import EPISODE, STEP, hand_made, healthy_log, set_actor, set_phi, worlds
-from tests.toys import TINY, Follower, same, scripted_envs, state_of
+from tests.toys import COUNTED, TINY, Follower, grids, same, scripted_envs, state_of
 
 ROOT = Path(__file__).parents[1]
 NAMES = {check.name for check in CHECKS}
@@ -74,10 +75,24 @@ def test_a_line_in_phi_is_told_from_a_plane() -> None:
 def test_actions_are_compared_in_one_unit() -> None:
     box = spaces.Box(np.array([0.0, -2.0], np.float32), np.array([10.0, 2.0], np.float32))
     np.testing.assert_allclose(scale_actions(box, np.array([[0.0, 2.0], [5.0, 1.0]])), [[-1.0, 1.0], [0.0, 0.5]])
-    numbers = spaces.Discrete(3, start=4)
-    np.testing.assert_array_equal(scale_actions(numbers, np.array([4, 6])), [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    with pytest.raises(CannotTell, match="not compared"):
-        scale_actions(spaces.MultiBinary(2), np.zeros((1, 2)))
+    numbers = scale_actions(spaces.Discrete(3, start=4), np.array([4, 6]))
+    np.testing.assert_allclose(numbers, math.sqrt(6.0) * np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    assert math.sqrt(np.square(numbers[0] - numbers[1]).mean()) == pytest.approx(2.0)  # as -1 and 1 are
+    pairs = scale_actions(spaces.MultiDiscrete([40, 25]), np.array([[39, 24], [39, 24], [0, 1]]))
+    assert np.square(pairs[0] - pairs[1]).mean() == 0.0
+    assert np.square(pairs[0] - pairs[2]).mean() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+@pytest.mark.parametrize("algorithm", [METRA, CSF])
+def test_discrete_actions_are_examined(kind: str, algorithm: Any) -> None:
+    env = grids(kind)
+    model = algorithm("MlpPolicy", env, **TINY).learn(200)
+    diagnosis = examine(model, env, n_episodes=4)
+    assert {"actor_ignores_skill", "critics_diverge", "reward_leaks", "skills_stand_still"} <= {
+        *diagnosis.passed,
+        *(finding.name for finding in diagnosis.findings),
+    }
 
 
 def test_a_trend_needs_lines() -> None:

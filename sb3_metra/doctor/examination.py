@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_metra.common.counted_actions import CountedActions
 from sb3_metra.common.skill_model import SkillModel, as_learnt, as_vec_env, encoder_of, require_prior
 from sb3_metra.common.type_aliases import SkillReplayBufferSamples
 from sb3_metra.doctor.findings import CannotTell
@@ -219,6 +220,13 @@ class Examination:
         actions, _ = self.model.predict(observations, state=skills, deterministic=True)
         return scale_actions(self.watch.action_space, actions)
 
+    def _stored_actions(self, observations: Any, skills: np.ndarray) -> np.ndarray:
+        """Actions as replay has them: in [-1, 1], or as they are if they are discrete, (n, dim)."""
+        if isinstance(self.watch.action_space, spaces.Box):
+            return self._act(observations, skills).astype(np.float32)
+        actions, _ = self.model.predict(observations, state=skills, deterministic=True)
+        return np.asarray(actions).reshape(len(skills), -1)
+
     @cached_property
     def saturation(self) -> float:
         """The share of the actor's hidden units that are saturated, of its most saturated layer of tanh."""
@@ -252,7 +260,7 @@ class Examination:
         observations = batch([self.trajectories[i].observations[t] for i, t in chosen])
         following = batch([self.trajectories[i].observations[t + 1] for i, t in chosen])
         skills = np.stack([self.trajectories[i].skill for i, _ in chosen])
-        actions = th.as_tensor(self._act(observations, skills), dtype=th.float32, device=policy.device)
+        actions = th.as_tensor(self._stored_actions(observations, skills), device=policy.device)
         zeros = th.zeros(len(chosen), 1, device=policy.device)
         here, there = (policy.prepare(policy.obs_to_tensor(x)[0]) for x in (observations, following))
         return SkillReplayBufferSamples(here, actions, there, zeros, zeros, th.as_tensor(skills, device=policy.device))
@@ -355,7 +363,8 @@ def _unobserved(module: th.nn.Module) -> Iterator[None]:
 
 def scale_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
     """
-    Actions as vectors of comparable size: within [-1, 1], one-hot if they are discrete.
+    Actions as vectors of comparable size: within [-1, 1], or, if they are discrete, 2 apart (root mean square) if they
+    differ.
 
     :param space: of actions
     :param actions: (n, \\*action_shape)
@@ -364,14 +373,13 @@ def scale_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
     if isinstance(space, spaces.Box):
         scaled = 2.0 * (actions - space.low) / (space.high - space.low) - 1.0
         return scaled.reshape(len(actions), -1).astype(np.float64)
-    if isinstance(space, spaces.Discrete):
-        return np.eye(int(space.n))[np.asarray(actions).ravel() - space.start]
-    raise CannotTell(f"actions in {space} are not compared")
+    counted = CountedActions(space)
+    numbers = counted.numbers(th.as_tensor(np.asarray(actions).reshape(len(actions), -1)))
+    return np.sqrt(2.0 * len(counted)) * np.eye(len(counted))[numbers.numpy()]
 
 
 def _random_action(space: spaces.Space, rng: np.random.Generator) -> Any:
     if isinstance(space, spaces.Box):
         return rng.uniform(space.low, space.high).astype(space.dtype)
-    if isinstance(space, spaces.Discrete):
-        return space.start + rng.integers(space.n)
-    raise CannotTell(f"there are no random actions in {space}")
+    counted = CountedActions(space)
+    return counted.actions(th.as_tensor([rng.integers(len(counted))]))[0].numpy().reshape(space.shape or ())
