@@ -18,6 +18,7 @@ with the arguments in settings.json takes weights by model.actor.load_state_dict
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import json
 import os
@@ -217,10 +218,10 @@ def make_training(args: argparse.Namespace, env_id: str, gl: str, overlap: bool,
     }
     tiny |= {"learning_starts": 32, "gradient_steps": 2, "train_freq": 8, "batch_size": 8, "n_envs": 2}
     fast: dict[str, object] = {"bfloat16": True, "tf32": True, "cudnn_deterministic": False, "overlap": overlap}
-    change = tiny if args.quick else fast
+    change = (tiny if args.quick else fast) | args.change
     name = env_id.split("/")[-1]
     command = [str(HERE / "train.py"), "--env", env_id, "--device", args.device, "--out", str(args.out / name)]
-    command += ["--change", repr(change), "--checkpoint-minutes", "4"]
+    command += ["--change", repr(change), "--checkpoint-minutes", str(args.checkpoint_minutes)]
     command += ["--minutes", f"{max((seconds - LANDING) / 60, 0.2):.2f}"]
     command += ["--eval-freq", "200", "--eval-skills", "2", "--steps", "400"] if args.quick else []
     return Part(f"train_{name}", command, seconds, {"MUJOCO_GL": gl})
@@ -259,6 +260,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     chosen = os.environ.get("MUJOCO_GL")
     parser.add_argument("--gl", nargs="+", default=[chosen] if chosen else ["egl", "osmesa"], help="ways to draw")
+    parser.add_argument("--change", type=ast.literal_eval, default={}, help="settings of training, as a Python dict")
+    parser.add_argument("--checkpoint-minutes", type=float, default=4.0, help="between two; replay may take gigabytes")
     parser.add_argument("--quick", action="store_true", help="everything, but tiny, to try the script")
     parser.add_argument("--only", nargs="+", help="names of parts to run, such as train_QuadrupedPixels-v0")
     args = parser.parse_args()

@@ -117,11 +117,15 @@ def test_training_draws_with_what_answered(
     got: list[tuple[str, bool]] = []
 
     def run(part: Any, out: Path, left: float) -> str:
-        got.append((part.environ["MUJOCO_GL"], "'overlap': True" in " ".join(part.command)))
+        words = " ".join(part.command)
+        assert "'learning_rate': 0.5" in words
+        assert "--checkpoint-minutes 7.0" in words
+        got.append((part.environ["MUJOCO_GL"], "'overlap': True" in words))
         return endings[len(got) - 1]
 
     monkeypatch.setattr(Part, "run", run)
-    args = SimpleNamespace(out=tmp_path, gl=["egl", "osmesa"], quick=False, device="cuda")
+    settings = {"change": {"learning_rate": 0.5}, "checkpoint_minutes": 7.0}
+    args = SimpleNamespace(out=tmp_path, gl=["egl", "osmesa"], quick=False, device="cuda", **settings)
     train(args, "sb3_metra/QuadrupedPixels-v0", time.monotonic() + 600.0)
     assert got == tried
 
