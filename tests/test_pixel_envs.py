@@ -442,6 +442,18 @@ def test_every_task_of_the_suite_can_be_made(dmc: Any) -> None:
         env.close()
 
 
+def test_a_body_on_rails_may_end_on_its_back(dmc: Any) -> None:
+    """Cheetah's torso turns about one hinge: over it goes."""
+    env = dmc.DMCPixelEnv("cheetah", "run", terminate_on_back=True)
+    env.reset(seed=0)
+    assert env.step(np.zeros(6))[2:4] == (False, False)
+    hinge = int(env.model.joint("rooty").qposadr[0])
+    with env._physics.reset_context():
+        env.data.qpos[hinge] = np.pi
+    assert env.step(np.zeros(6))[2:4] == (True, False)
+    env.close()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -456,7 +468,7 @@ def test_every_task_of_the_suite_can_be_made(dmc: Any) -> None:
         ({"floor_size": "15"}, "floor_size must be a finite number above 0, .* got '15'"),
         ({"floor_size": np.nan}, "floor_size must be a finite number above 0, .* got nan"),
         ({"floor_size": 9.0, "color_floor": False}, "goes with color_floor=True, got 9.0 and color_floor=False"),
-        ({"terminate_on_back": True}, "terminate_on_back=True goes with upright=True, got upright=False"),
+        ({"terminate_on_back": True}, "terminate_on_back=True goes with upright=True for a body that floats"),
         ({"domain": "walker", "upright": True}, "upright=True needs a body that floats freely, and 'torso' is held"),
         ({"render_mode": "human"}, "render_mode must be None or \"rgb_array\", got 'human'"),
         ({"width": 0}, "width must be an integer of at least 1, got 0"),

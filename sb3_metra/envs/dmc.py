@@ -19,7 +19,7 @@ with explained_imports(
     from dm_control import suite
     from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
-    from sb3_metra.envs.poses import draw_tilt, find_float, stand_at, stand_up
+    from sb3_metra.envs.poses import draw_tilt, find_float, floats, stand_at, stand_up
 
 _BLUE = 128
 _GOAL_RANGES = {"quadruped": 15.0, "humanoid": 10.0}  # as in the code of CSF
@@ -100,7 +100,8 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
     :param upright: whether an episode begins on the feet: the default pose, the root's quaternion (1, 0, 0, 0) with a
         noise of 0.02 (standard deviation), the feet just above the floor; otherwise as the task begins
     :param terminate_on_back: whether an episode terminates once the body's upward axis points below the horizon. For
-        training only, with ``upright``: it changes the paper's task, so measure coverage without it
+        training only, since it changes the paper's task; with ``upright``, unless joints hold the body upright at the
+        start, as cheetah's do
     :param task_kwargs: passed to the task's constructor
     :param render_mode: ``"rgb_array"`` or ``None``
     :param width: width of the pictures that ``render`` draws, in pixels; the observation's frames have their own size
@@ -161,8 +162,6 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
                 "floor_size must be a finite number above 0, or None, and goes with color_floor=True, "
                 f"got {floor_size!r} and color_floor={color_floor!r}."
             )
-        if terminate_on_back and not upright:
-            raise ValueError("terminate_on_back=True goes with upright=True, got upright=False.")
         super().__init__(frame_size, frame_stack, quality, render_mode, width, height)
         self.action_repeat, self.terminate_on_back = action_repeat, terminate_on_back
         self._suite = DmControlCompatibilityV0(
@@ -181,6 +180,10 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         self.action_space = spaces.Box(-1.0, 1.0, shape=bounds.shape, dtype=np.float32)
         self._camera = make_camera(self.model, camera)
         self._body_index = self._find_body(body)
+        if terminate_on_back and not upright and floats(self.model, self._body_index):
+            raise ValueError(
+                "terminate_on_back=True goes with upright=True for a body that floats freely, got upright=False."
+            )
         self._float = find_float(self.model, self._body_index) if upright else None
         if color_floor:
             _color_floor(self.model, floor_size)

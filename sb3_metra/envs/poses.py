@@ -12,6 +12,17 @@ _HIGHEST_START = 5.0  # metres
 _TILT = 0.02
 
 
+def floats(model: mujoco.MjModel, body: int) -> bool:
+    """
+    Whether a body floats freely in the world.
+
+    :param model: the model
+    :param body: the body's number
+    """
+    joint = int(model.body(model.body_rootid[body]).jntadr[0])
+    return joint >= 0 and bool(model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE)
+
+
 def find_float(model: mujoco.MjModel, body: int) -> int:
     """
     Find the free joint by which a body floats in the world.
@@ -22,10 +33,9 @@ def find_float(model: mujoco.MjModel, body: int) -> int:
     :raises ValueError: if the body does not float
     """
     root = model.body(model.body_rootid[body])
-    joint = int(root.jntadr[0])
-    if joint < 0 or model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
+    if not floats(model, body):
         raise ValueError(f"upright=True needs a body that floats freely, and {root.name!r} is held by its joints.")
-    return int(model.jnt_qposadr[joint])
+    return int(model.jnt_qposadr[int(root.jntadr[0])])
 
 
 def draw_tilt(rng: np.random.Generator) -> np.ndarray:
