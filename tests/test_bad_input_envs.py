@@ -77,6 +77,7 @@ TABLE: dict[str, dict[str, list[Any]]] = {
         "domain": ["quadrupet", 1, None, ["quadruped"]],
         "task": ["fly", 1, None],
     },
+    "sb3_metra/CheetahPixels-v0": {"action_repeat": SUITE["action_repeat"]},
     "sb3_metra/HumanoidPixels-v0": LOADED,
     "sb3_metra/KitchenPixels-v0": PIXELS,
     "sb3_metra/FourRooms-v0": {**PICTURE, "layout": [-1, 0.5, "0", None], "start": ["north", 1, None, ["north west"]]},

@@ -90,6 +90,17 @@ def test_pixel_environments_are_registered_with_their_time_limits() -> None:
         assert gym.spec(env_id).max_episode_steps == length
 
 
+def test_cheetah_is_small_and_sees_where_it_is(make: Callable[..., gym.Env]) -> None:
+    """Two frames of 46x46; ten metres forwards the floor is redder."""
+    env = make("sb3_metra/CheetahPixels-v0")
+    observation, info = env.reset(seed=0)
+    assert (observation.shape, env.action_space.shape, info["coordinates"].shape) == ((6, 46, 46), (6,), (2,))
+    here, there = (env.unwrapped.goal_observation([x, 0.0])[0].mean() for x in (0.0, 10.0))
+    assert there > here + 10
+    assert env.spec is not None
+    assert env.spec.max_episode_steps == 200
+
+
 @every_env
 def test_checkers_of_gymnasium_and_sb3_pass(env_id: str, lend: Callable[[str], gym.Env]) -> None:
     env = lend(env_id).unwrapped

@@ -17,12 +17,13 @@ from tests.test_goal_observation import make  # noqa: F401  (a fixture)
 from tests.test_kitchen import kitchen  # noqa: F401  (a fixture)
 from tests.test_pixel_envs import HUMANOID, dmc  # noqa: F401  (a fixture)
 
+CHEETAH = "sb3_metra/CheetahPixels-v0"
 SUITE = ("sb3_metra/Quadruped-v0", "sb3_metra/Humanoid-v0")
 Maker = Callable[..., gym.Env]
 every_env = pytest.mark.parametrize(
     "env_id",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name == HUMANOID else [])  # whose class is the quadruped's
+        pytest.param(name, marks=[pytest.mark.slow] if name in (HUMANOID, CHEETAH) else [])  # of the quadruped's class
         for name in sb3_metra.envs.MAX_EPISODE_STEPS
     ],
 )

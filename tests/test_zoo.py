@@ -32,10 +32,12 @@ from tests.toys import same, state_of
 
 POINT = "sb3_metra/PointMass-v0"
 FILES = ("metra", "metra_paper")
-KITCHEN, QUADRUPED, HUMANOID = (f"sb3_metra/{name}Pixels-v0" for name in ("Kitchen", "Quadruped", "Humanoid"))
+KITCHEN, QUADRUPED, HUMANOID, CHEETAH = (
+    f"sb3_metra/{name}Pixels-v0" for name in ("Kitchen", "Quadruped", "Humanoid", "Cheetah")
+)
 PIXEL_POINT, FOUR_ROOMS = "sb3_metra/PixelPointMass-v0", "sb3_metra/FourRooms-v0"
 SHARED = ("sb3_metra/Ant-v0", "sb3_metra/HalfCheetah-v0", POINT, KITCHEN, QUADRUPED, HUMANOID, "default")
-ENTRIES = {"metra": (*SHARED, PIXEL_POINT, FOUR_ROOMS), "metra_paper": SHARED}
+ENTRIES = {"metra": (*SHARED, PIXEL_POINT, FOUR_ROOMS, CHEETAH), "metra_paper": SHARED}
 #: On pixels these entries stand for the others, whose environments are slow to make.
 USUAL_PIXELS = {
     ("metra", "sb3_metra/QuadrupedPixels-v0"),
@@ -52,9 +54,13 @@ every_entry = pytest.mark.parametrize(
         for name in ENTRIES[file]
     ],
 )
-NEEDS = {POINT: "numpy", QUADRUPED: "dm_control", HUMANOID: "dm_control", KITCHEN: "gymnasium_robotics"} | {
-    FOUR_ROOMS: "minigrid"
-}
+NEEDS = {
+    POINT: "numpy",
+    QUADRUPED: "dm_control",
+    CHEETAH: "dm_control",
+    HUMANOID: "dm_control",
+    KITCHEN: "gymnasium_robotics",
+} | {FOUR_ROOMS: "minigrid"}
 ZOO_KEYS = {"n_timesteps", "n_envs", "env_kwargs"}
 TINY = {
     "learning_starts": 20,

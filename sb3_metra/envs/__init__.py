@@ -13,6 +13,7 @@ MAX_EPISODE_STEPS: dict[str, int] = {
     "sb3_metra/Quadruped-v0": 200,
     "sb3_metra/Humanoid-v0": 200,
     "sb3_metra/PixelPointMass-v0": 100,
+    "sb3_metra/CheetahPixels-v0": 200,
     "sb3_metra/QuadrupedPixels-v0": 200,
     "sb3_metra/HumanoidPixels-v0": 200,
     "sb3_metra/KitchenPixels-v0": 50,
@@ -27,15 +28,26 @@ _ENTRY_POINTS = {
     "sb3_metra/Quadruped-v0": "sb3_metra.envs.suite:QuadrupedEnv",
     "sb3_metra/Humanoid-v0": "sb3_metra.envs.suite:HumanoidEnv",
     "sb3_metra/PixelPointMass-v0": "sb3_metra.envs.pixel_point:PixelPointMassEnv",
+    "sb3_metra/CheetahPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
     "sb3_metra/QuadrupedPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
     "sb3_metra/HumanoidPixels-v0": "sb3_metra.envs.dmc:DMCPixelEnv",
     "sb3_metra/KitchenPixels-v0": "sb3_metra.envs.kitchen:KitchenPixelEnv",
     "sb3_metra/FourRooms-v0": "sb3_metra.envs.four_rooms:FourRoomsEnv",
 }
 
-# As in the authors' code. Camera 2 looks at the quadruped along y, 0 follows the humanoid from behind; floors are 30 m
-# wide (the suite's: 200 m), so that a step shows; the quadruped begins on its feet (the suite's: any way up).
+# As in the authors' code, but for Cheetah, which is ours and small enough for a CPU. Camera 2 looks at the quadruped along
+# y, 0 follows the humanoid from behind; floors are 30 m wide (the suite's: 200 m), so that a step shows; the quadruped
+# begins on its feet (the suite's: any way up).
 _KWARGS: dict[str, dict[str, Any]] = {
+    "sb3_metra/CheetahPixels-v0": {
+        "domain": "cheetah",
+        "task": "run",
+        "camera": 1,
+        "floor_size": 20.0,
+        "action_repeat": 4,
+        "frame_size": 46,
+        "frame_stack": 2,
+    },
     "sb3_metra/QuadrupedPixels-v0": {
         "domain": "quadruped",
         "task": "run",
