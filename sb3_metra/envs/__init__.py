@@ -35,9 +35,9 @@ _ENTRY_POINTS = {
     "sb3_metra/FourRooms-v0": "sb3_metra.envs.four_rooms:FourRoomsEnv",
 }
 
-# As in the authors' code, but for Cheetah, which is ours and small enough for a CPU. Camera 2 looks at the quadruped along
-# y, 0 follows the humanoid from behind; floors are 30 m wide (the suite's: 200 m), so that a step shows; the quadruped
-# begins on its feet (the suite's: any way up).
+# As in the authors' code, but for Cheetah, which is ours and small enough for a CPU. Camera 2 looks at the quadruped
+# along y, 0 follows the humanoid from behind; floors are 30 m wide (the suite's: 200 m), so that a step shows; the
+# quadruped begins on its feet (the suite's: any way up).
 _KWARGS: dict[str, dict[str, Any]] = {
     "sb3_metra/CheetahPixels-v0": {
         "domain": "cheetah",
