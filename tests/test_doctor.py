@@ -55,14 +55,17 @@ def test_a_healthy_model_raises_no_alarm(kwargs: dict[str, Any]) -> None:
     assert diagnosis.verdict.startswith("Healthy: nothing was found")
 
 
-def test_the_published_logs_raise_no_alarm() -> None:
+def test_the_published_logs_raise_no_alarm_but_for_one() -> None:
+    """Of a run whose actor ignored the skill, so that phi had nothing to follow."""
     exam = Examination(hand_made(), worlds(), RunLog(None))
     logs = sorted(RESULTS.glob("*_s*.csv"))
     assert len(logs) >= 30
+    ill = set()
     for path in logs:
         exam.log = RunLog(read_log(path))
-        for check in (phi.constraint_never_engaged, phi.constraint_violated):
-            assert check.look(exam) is None, path
+        checks = (phi.constraint_never_engaged, phi.constraint_violated)
+        ill |= {(path.stem, check.name) for check in checks if check.look(exam) is not None}
+    assert ill == {("cheetah_pixels_gain3_s20", "constraint_never_engaged")}
 
 
 # Sabotaged ones: what was done, and everything that the doctor must name, no more and no less
