@@ -132,7 +132,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     | {f"sb3_metra.common.{name}" for name in ("spectral_norm", "particle_entropy")},
     "sb3_metra.envs*": {"sb3_metra.envs*", "sb3_metra.common.versions", "sb3_metra.common.wrapper_state"} | WORKERS,
     "sb3_metra.evaluation*": EVALUATION,
-    "sb3_metra.doctor*": EVALUATION | {"sb3_metra.doctor*"},
+    "sb3_metra.doctor*": EVALUATION | {"sb3_metra.common.counted_actions", "sb3_metra.doctor*"},
     "sb3_metra.hyperparams": set(),
     "sb3_metra.export.skill_player": set(),  # is copied, and runs without this package
     "sb3_metra.export*": {"sb3_metra.export*"} | FILES | ASKED,

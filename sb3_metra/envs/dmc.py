@@ -181,9 +181,7 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
         self._camera = make_camera(self.model, camera)
         self._body_index = self._find_body(body)
         if terminate_on_back and not upright and floats(self.model, self._body_index):
-            raise ValueError(
-                "terminate_on_back=True goes with upright=True for a body that floats freely, got upright=False."
-            )
+            raise ValueError("terminate_on_back=True goes with upright=True for a body that floats, got upright=False.")
         self._float = find_float(self.model, self._body_index) if upright else None
         if color_floor:
             _color_floor(self.model, floor_size)
