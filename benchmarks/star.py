@@ -20,6 +20,7 @@ from sb3_metra.evaluation.rollout import SkillTrajectory, rollout_skills
 from sb3_metra.headless import drawing_kwargs, follow_body, leave_out_shadows
 from sb3_metra.pretrained import find_pretrained
 
+_PAUSE = 2000  # milliseconds, at the end
 _SIDE = 180  # pixels of a body's picture; the star is twice as high
 
 
@@ -91,11 +92,11 @@ def main() -> None:
         grid = np.concatenate([np.concatenate(clips[:2], axis=1), np.concatenate(clips[2:], axis=1)])
         images.append(Image.fromarray(np.concatenate([star, grid], axis=1)))
     rate = env.get_attr("metadata", 0)[0]["render_fps"]
-    images[0].save(
+    images[-1].save(  # the end comes first, for whoever shows one picture only
         args.out,
         save_all=True,
-        append_images=images[1:],
-        duration=round(1000 * args.every / rate),
+        append_images=images,
+        duration=[_PAUSE] + len(images) * [round(1000 * args.every / rate)],
         loop=0,
         quality=50,
         method=4,
