@@ -223,7 +223,7 @@ def test_what_cannot_work_is_one_sentence(
     for env, kwargs, message in (
         (broken, {}, "env must be an environment that collectors can build, got on .* OSError: no such simulator"),
         (Counting, {"max_episode_steps": 3}, "env must end its episodes within max_episode_steps=3, got one"),
-        (Counting, {"n": 64}, "n must fit on the cluster, which has 3 CPUs, got 64 x 1"),
+        (Counting, {"n": 64}, r"n must be at most 3, with 1 CPUs each, to fit on .* \(1 x 3 CPUs\), got 64"),
         (Deadly, {}, rf"{again} process \d+ on .+ died: .*worker process has died"),
         (Stuck, {"timeout": 1}, rf"{again} process \d+ on .+ gave no episodes within timeout=1 s$"),
     ):

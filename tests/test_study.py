@@ -227,8 +227,6 @@ def test_gpus_are_shared() -> None:
     assert local.Gpus(0, 0).take() == []
     with pytest.raises(ValueError, match=r"gpus must be at most 0, the GPUs of this machine, got 0\.5"):
         local.Gpus(0, 0.5)
-    with pytest.raises(ValueError, match="gpus must be a part of one, or a whole number"):
-        local.Gpus(2, 1.5)
 
 
 def test_a_scheduler_needs_ray(study: Study, tmp_path: Path) -> None:

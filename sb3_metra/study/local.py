@@ -33,8 +33,6 @@ class Gpus:
     def __init__(self, count: int, share: float) -> None:
         if share > count:
             raise ValueError(f"gpus must be at most {count}, the GPUs of this machine, got {share:g}")
-        if share > 1 and share != int(share):
-            raise ValueError(f"gpus must be a part of one, or a whole number, got {share:g}")
         self.share = share
         self.free = [1.0] * count
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ except ImportError as error:
         f'a study on Ray needs it ({error}): pip install "sb3-metra[distributed]", or run it without, by --jobs 2'
     ) from error
 
-from sb3_metra.cluster import connect
+from sb3_metra.cluster import check_room, connect, live_nodes
 from sb3_metra.common.arguments import check_names
 from sb3_metra.study.folder import end_trial, read_error, read_result, to_run
 from sb3_metra.study.local import Show
@@ -46,8 +45,8 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
     started = connect("--address", address)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial writes its own log
     try:
+        _check_room(study, names)
         needs = {name: _needs(study, study.trials[name]) for name in names}
-        _check_resources(needs.values())
         configs = [
             {"trial": name, "env": study.trials[name].env, "out": str(out.resolve()), "mark": mark} for name in names
         ]
@@ -72,9 +71,20 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
             ray.shutdown()
 
 
+def _check_room(study: Study, names: Iterable[str]) -> None:
+    """Refuse trials that there is no room for, with all of their collectors: they would wait for ever."""
+    nodes = live_nodes()
+    for named in map(_collectors, (study.trials[name] for name in names)):
+        check_room(nodes, "collectors", named["n"], named["num_cpus"], {"CPU": study.cpus, "GPU": study.gpus})
+
+
+def _collectors(trial: Trial) -> dict[str, Any]:
+    return trial.settings.get("collectors") or {"n": 0, "num_cpus": 0.0}
+
+
 def _needs(study: Study, trial: Trial) -> list[dict[str, float]]:
     """What a trial takes, its own first; each of its collectors may be on another node. It begins once all is free."""
-    named = trial.settings.get("collectors") or {"n": 0, "num_cpus": 0.0}
+    named = _collectors(trial)
     return [{"CPU": study.cpus, "GPU": study.gpus}, *({"CPU": named["num_cpus"]} for _ in range(named["n"]))]
 
 
@@ -83,19 +93,6 @@ def _asking_for(needs: dict[str, list[dict[str, float]]]) -> Callable[[dict[str,
     return lambda config: tune.PlacementGroupFactory(
         [bundle for bundle in needs[config["run"]["trial"]] if any(bundle.values())]
     )
-
-
-def _check_resources(needs: Iterable[list[dict[str, float]]]) -> None:
-    """A trial that there is no room for would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for bundles, name in itertools.product(needs, ("CPU", "GPU")):
-        free, taken = ([x.get(name, 0.0) for x in parts] for parts in (nodes, bundles))
-        for most, need, where in (
-            (max(free, default=0.0), max(taken), "a node, whose most are"),
-            (sum(free), sum(taken), "the cluster, also those of a trial's collectors, and it has"),
-        ):
-            if need > most:
-                raise ValueError(f"{name.lower()}s must fit on {where} {most:g}, got {need:g}")
 
 
 def _make_trainable() -> Callable[[dict[str, Any]], None]:
