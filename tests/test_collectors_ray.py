@@ -218,7 +218,7 @@ def test_what_cannot_work_is_one_sentence(
             raise OSError("no such simulator")
         return Counting()
 
-    monkeypatch.setattr("sb3_metra.common.collectors._MOST_LOSSES", 1)
+    monkeypatch.setattr("sb3_metra.common.collectors.MOST_LOSSES", 1)
     again = "collectors must answer, got collector 0 lost 2 times one after the other, the last time because"
     for env, kwargs, message in (
         (broken, {}, "env must be an environment that collectors can build, got on .* OSError: no such simulator"),
