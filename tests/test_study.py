@@ -19,7 +19,7 @@ import yaml
 import sb3_metra
 from sb3_metra.cli import main
 from sb3_metra.study import attempt as attempt_module
-from sb3_metra.study import local
+from sb3_metra.study import folder, local
 from sb3_metra.study.attempt import attempt
 from sb3_metra.study.folder import (
     State,
@@ -214,6 +214,34 @@ def test_a_killed_trial_is_tried_again_and_the_others_go_on(
     result = read_result(tmp_path / SECOND)
     assert result["status"] == "failed"
     assert result["error"].startswith("killed by signal 9: ")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_full_disk_costs_its_own_trial_only(before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be written for the second trial: no log, so that it cannot start, or not how it ended."""
+    pretend(monkeypatch, SECOND_DIES)
+    begin, write = local._start, folder.write_json
+
+    def full(name: str) -> None:
+        if name == SECOND:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def start(study: Study, out: Path, name: str, *rest: Any) -> subprocess.Popen[bytes]:
+        if before:
+            full(name)
+        return begin(study, out, name, *rest)
+
+    def write_json(path: Path, content: Any) -> None:
+        full(path.parent.name)
+        write(path, content)
+
+    monkeypatch.setattr(local, "_start", start)
+    monkeypatch.setattr(folder, "write_json", write_json)
+    study = make_study("tiny", TINY | {"seeds": [0, 1, 2], "retries": 0})
+    sentence = f"{SECOND} failed: {'OSError' if before else 'killed by signal 9'}: .* No space left on device$"
+    with opened(study, tmp_path) as mark, pytest.warns(UserWarning, match=sentence):
+        local.run_local(study, tmp_path, mark, 1, lambda names: None)
+    assert to_run(study, tmp_path) == [SECOND]
 
 
 def test_gpus_are_shared() -> None:

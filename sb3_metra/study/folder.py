@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -159,6 +160,19 @@ def end_trial(place: Path, status: str, error: str = "") -> dict[str, Any]:
     if status != "failed":
         shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
     return result
+
+
+def fail_trial(place: Path, error: str) -> None:
+    """
+    Store that a trial failed, also if its disk is full: the others go on, and the same command tries it again.
+
+    :param place: the trial's folder
+    :param error: why
+    """
+    try:
+        end_trial(place, "failed", error)
+    except OSError as problem:
+        warnings.warn(f"{place.name} failed: {error}; its folder does not say so: {problem}", stacklevel=2)
 
 
 def note_error(place: Path, error: BaseException | str) -> None:

@@ -19,7 +19,7 @@ except ImportError as error:
 
 from sb3_metra.cluster import check_room, connect, live_nodes
 from sb3_metra.common.arguments import check_names
-from sb3_metra.study.folder import end_trial, read_error, read_result, to_run
+from sb3_metra.study.folder import end_trial, fail_trial, read_error, read_result, to_run
 from sb3_metra.study.local import Show
 from sb3_metra.study.plan import Study
 from sb3_metra.study.trial import Trial
@@ -124,7 +124,7 @@ def _end(place: Path, error: BaseException | None) -> None:
         end_trial(place, "stopped")
         return
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    end_trial(place, "failed", read_error(place, last))
+    fail_trial(place, read_error(place, last))
 
 
 class _Watch(tune.Callback):
