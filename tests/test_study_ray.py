@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ on_ray = pytest.importorskip("sb3_metra.study.on_ray")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -67,6 +69,37 @@ def test_a_trial_that_cannot_work_fails_and_the_others_go_on(cluster: None, tmp_
         cheetah = read_result(tmp_path / "out" / f"diayn_sb3_metra-HalfCheetah-v0_s{seed}")
         assert cheetah["status"] == "failed"
         assert "'x'" in cheetah["error"]
+
+
+def test_a_trial_that_cannot_begin_fails(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dies(ray.tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            os._exit(1)
+
+    monkeypatch.setattr(on_ray, "_make_trainable", lambda: Dies)
+    study = make_study("tiny", TINY | {"seeds": [0], "retries": 0})
+    with opened(study, tmp_path / "out") as mark:
+        on_ray.run_ray(study, tmp_path / "out", mark, None, lambda names: None)
+    result = read_result(tmp_path / "out" / FIRST)
+    assert result["status"] == "failed"
+    assert len(result["error"]) > 10
+
+
+def test_an_interrupted_study_keeps_its_checkpoints(cluster: None, tmp_path: Path) -> None:
+    """Tune ends its trials if it is interrupted, but they have not ended."""
+    environments = {POINT: {"n_timesteps": 1_000_000, "eval_freq": 1000}}
+    study = make_study("tiny", TINY | {"seeds": [0], "checkpoint_minutes": 1e-9, "environments": environments})
+    out, sent = tmp_path / "out", []
+
+    def show(running: set[str]) -> None:
+        if not sent and (out / FIRST / "progress.csv").is_file():
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with opened(study, out) as mark:
+        on_ray.run_ray(study, out, mark, None, show)
+    assert to_run(study, out) == [FIRST]
+    assert list((out / FIRST / "checkpoints").glob("step_*"))
 
 
 def test_what_does_not_fit_on_a_node_is_refused(cluster: None, tmp_path: Path) -> None:

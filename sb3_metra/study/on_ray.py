@@ -62,10 +62,7 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
                 verbose=0,
             ),
         )
-        results = tuner.fit()
-        for result in (results[i] for i in range(len(results))):
-            assert result.config is not None
-            _end(out / result.config["run"]["trial"], result.error)
+        tuner.fit()
     finally:
         if started:
             ray.shutdown()
@@ -116,17 +113,6 @@ def _make_trainable() -> Callable[[dict[str, Any]], None]:
     return run_trial
 
 
-def _end(place: Path, error: BaseException | None) -> None:
-    """Say how a trial ended, if it could not do so itself: it failed, or a scheduler stopped it."""
-    if read_result(place):
-        return
-    if error is None:
-        end_trial(place, "stopped")
-        return
-    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    fail_trial(place, read_error(place, last))
-
-
 class _Watch(tune.Callback):
     """
     Shows how far the study is, and writes down how trials end.
@@ -147,8 +133,17 @@ class _Watch(tune.Callback):
         self.show({trial.config["run"]["trial"] for trial in trials if trial.status == "RUNNING"})
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Called if a trial has ended, by itself or by the scheduler."""
-        _end(self.out / trial.config["run"]["trial"], None)
+        """Called if a trial has ended, by itself or by the scheduler; not if the study is interrupted."""
+        place = self.out / trial.config["run"]["trial"]
+        if not read_result(place):
+            end_trial(place, "stopped")
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Called if a trial has failed, and is not tried again."""
+        place = self.out / trial.config["run"]["trial"]
+        if not read_result(place):
+            text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+            fail_trial(place, read_error(place, (text.strip().splitlines() or ["Ray does not say why"])[-1]))
 
 
 class _PerEnvironment(FIFOScheduler):
