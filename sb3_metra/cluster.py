@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die
 
 _CONNECT_SECONDS = 5.0
 _PARTS = 10_000  # in which Ray counts a resource
@@ -25,13 +26,13 @@ def connect(name: str, address: str | None) -> bool:
     """
     if ray.is_initialized():
         return False
-    if address is None:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if address is None:  # "local", or Ray would join a cluster that it has heard of on this machine
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return True
     try:
-        if address != "auto":
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        found = canonicalize_bootstrap_address_or_die(address) if address == "auto" else address
+        host, _, port = found.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()  # Ray would wait for minutes
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         reason = " ".join(str(error).split())

@@ -1,17 +1,33 @@
-"""Room on a cluster: what cannot fit is refused, counted by hand."""
+"""The way to a cluster, and room on it: what cannot fit is refused, counted by hand."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 pytest.importorskip("ray")
 
-from sb3_metra.cluster import check_room
+import ray
+
+from sb3_metra.cluster import check_room, connect
 
 THREES = [{"CPU": 3.0}, {"CPU": 3.0}]
 GPU_APART = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
+
+
+def test_a_cluster_that_has_ended_is_not_waited_for_nor_taken_for_a_local_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment variable, as Ray's own note of the last cluster, leads nowhere."""
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **kwargs: begun.append(kwargs))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"--address must be that of a running .*, got 'auto': .*refused"):
+        connect("--address", "auto")
+    assert begun == []
+    assert connect("--address", None)
+    assert begun[0]["address"] == "local"
 
 
 @pytest.mark.parametrize(
