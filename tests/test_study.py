@@ -9,12 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 import sb3_metra
 from sb3_metra.cli import main
@@ -135,6 +137,21 @@ def test_an_attempt_trains_and_is_not_made_twice(study: Study, tmp_path: Path) -
         assert [row["steps"] for row in seen] == [200, 400]
         assert not (tmp_path / FIRST / "checkpoints").exists()
         assert attempt(str(tmp_path), FIRST, mark) == read_result(tmp_path / FIRST)
+
+
+def test_an_attempt_waits_for_an_earlier_one_that_is_ending(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study that is begun again finds trials of the killed one that still hold their folders."""
+    with opened(study, tmp_path) as mark:
+        end_trial(tmp_path / FIRST, "finished")
+        held = FileLock(tmp_path / FIRST / ".lock", thread_local=False)
+        held.acquire()
+        threading.Timer(0.3, held.release).start()
+        assert attempt(str(tmp_path), FIRST, mark)["status"] == "finished"
+        monkeypatch.setattr(attempt_module, "_LOCK_SECONDS", 0.01)
+        with held, pytest.raises(ValueError, match=r"a trial must be a folder of its own, got .* a study is running"):
+            attempt(str(tmp_path), FIRST, mark)
 
 
 def test_mistakes_fail_at_once_and_accidents_may_go_well_another_time(

@@ -92,15 +92,16 @@ def _differences(before: Any, now: Any, name: str = "it") -> list[str]:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, seconds: float = 0.0) -> Iterator[None]:
     """
     Lock a folder against other processes; the lock of a killed process is released.
 
     :param folder: the folder
     :param what: its name in an error
+    :param seconds: to wait for a process that holds it
     :raises ValueError: if another process holds it
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=seconds)
     try:
         lock.acquire()
     except Timeout:
