@@ -140,10 +140,14 @@ def test_a_cluster_that_is_not_there_is_one_sentence(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
-    for address in ("127.0.0.1:1", "nonsense"):
+    for address, message in (
+        ("127.0.0.1:1", "that of a running Ray cluster, got '127.0.0.1:1': "),
+        ("nonsense", "that of a running Ray cluster, got 'nonsense': "),
+        ("ray://127.0.0.1:1", "HOST:PORT, or auto, on a machine of the cluster, got 'ray://127.0.0.1:1'"),
+    ):
         assert main(["study", str(file), "--out", str(tmp_path / "out"), "--address", address]) == 2
         last = capsys.readouterr().err.splitlines()[-1]
-        assert f"--address must be that of a running Ray cluster, got '{address}': " in last
+        assert f"--address must be {message}" in last
 
 
 def test_a_node_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

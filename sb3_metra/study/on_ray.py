@@ -42,6 +42,8 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
     scheduler = _PerEnvironment(study) if study.scheduler is not None else FIFOScheduler()
     if not names:
         return
+    if address is not None and address.startswith("ray://"):  # whose callbacks would run elsewhere
+        raise ValueError(f"--address must be HOST:PORT, or auto, on a machine of the cluster, got {address!r}")
     started = connect("--address", address)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial writes its own log
     try:
