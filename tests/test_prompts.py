@@ -279,7 +279,28 @@ def test_a_wish_is_answered_and_tried() -> None:
     np.testing.assert_allclose(answer.skill, [np.cos(angle), np.sin(angle)], atol=1e-3)
     assert answer.reward == pytest.approx(2.0, rel=1e-3)  # 0.1 a step, 20 steps a second
     assert answer.rewards.shape == (6,)
-    assert answer.rewards.max() <= answer.reward + 1e-6
+    assert answer.rewards.max() == pytest.approx(answer.best_reward)
+    assert answer.best_reward <= answer.reward + 1e-6
+
+
+class Slipping(Walker):
+    """Goes nowhere but in the environments' first episode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def predict(self, observation: Any, state: Any = None, **_: Any) -> tuple[np.ndarray, Any]:
+        self.steps += 1
+        return np.asarray(state) * (self.steps <= 20), state
+
+
+def test_the_best_skill_is_followed_again() -> None:
+    answer = prompt_skill(Slipping(), make_vec_env(POINT, n_envs=6), "vx", n_skills=6, max_episode_steps=20)
+    assert answer.rewards.max() > 0.5
+    assert (answer.reward, answer.best_reward) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="n_episodes must be an integer of at least 1, got 0"):
+        prompt_skill(Walker(), make_vec_env(POINT), "vx", n_episodes=0)
 
 
 def test_the_command_prints_the_skill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,6 +310,8 @@ def test_the_command_prints_the_skill(tmp_path: Path, capsys: pytest.CaptureFixt
     result = json.loads(capsys.readouterr().out)
     np.testing.assert_allclose(result["skill"], [-1.0, 0.0], atol=1e-3)
     assert {"reward_per_step", "best_tried", "mean_tried"} < result.keys()
+    assert cli.main(["prompt", *arguments, "--n-episodes", "0", "--reward", "vx"]) == 2
+    assert "--n-episodes must be" in capsys.readouterr().err
     assert cli.main(["prompt", *arguments, "--reward", "vz"]) == 2
     assert "reward must be arithmetic over x, y, vx, vy, speed, heading, such as" in capsys.readouterr().err
     assert cli.main(["prompt", *arguments, "--reward", "1"]) == 2

@@ -30,6 +30,12 @@ def run(arguments: list[str]) -> None:
         "--reward=-vx if it begins with a minus",
     )
     add("--n-skills", type=int, default=16, help="skills to try, one episode each (default: %(default)s)")
+    add(
+        "--n-episodes",
+        type=int,
+        default=8,
+        help="episodes in which the answer and the best of these skills are compared (default: %(default)s)",
+    )
     add("--seed", type=int, default=0, help="of these skills and the environment (default: %(default)s)")
     add("--n-envs", type=int, default=8, help="environments at once (default: %(default)s)")
     add("--max-episode-steps", type=int, metavar="N", help="steps after which episodes are cut")
@@ -38,6 +44,7 @@ def run(arguments: list[str]) -> None:
     add("--trust", action="store_true", help="unpickle what an old model's files hold, which can run any code")
     options = parser.parse_args(arguments)
     check_count("--n-skills", options.n_skills)
+    check_count("--n-episodes", options.n_episodes)
     check_count("--n-envs", options.n_envs)
     check_seed("--seed", options.seed)
     with redirect_stdout(sys.stderr):
@@ -50,6 +57,7 @@ def run(arguments: list[str]) -> None:
                 env,
                 options.reward,
                 options.n_skills,
+                n_episodes=options.n_episodes,
                 seed=options.seed,
                 max_episode_steps=options.max_episode_steps,
             )
@@ -58,10 +66,11 @@ def run(arguments: list[str]) -> None:
     result = {
         "skill": answer.skill.tolist(),
         "reward_per_step": answer.reward,
-        "best_tried": float(answer.rewards.max()),
+        "best_tried": answer.best_reward,
         "mean_tried": float(answer.rewards.mean()),
         "reward": options.reward,
         "n_skills": options.n_skills,
+        "n_episodes": options.n_episodes,
         "seed": options.seed,
         "env": options.env,
         "model": str(options.model),

@@ -89,7 +89,8 @@ class SkillActor(Actor):
         """
         latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
         log_std = self.log_std(latent).float()  # type: ignore[operator]
-        bounded = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX) if self.hard_bounds else ReturningClamp.apply(log_std)
+        hard = self.hard_bounds or not th.is_grad_enabled()
+        bounded = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX) if hard else ReturningClamp.apply(log_std)
         return self.mu(latent).float(), bounded, {}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:

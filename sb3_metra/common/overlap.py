@@ -15,6 +15,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_metra.common.archive import File
@@ -326,7 +327,7 @@ class OverlappingSAC(PersistentSAC, ABC):
         """The policy that acts, and its actions in [-1, 1], (n_envs, \\*action_shape)."""
         if self._acting is not None:
             return self._acting.policy, self._acting.act(observation, skills, self.acting_rng)
-        return self.policy, self.policy.act(self.policy.obs_to_tensor(observation)[0], skills)
+        return self.policy, self.policy.act(obs_as_tensor(observation, self.policy.device), skills)
 
     def _store_transition(self, replay_buffer: ReplayBuffer, *args: Any) -> None:
         place = None if self._learner is None else self._learner.place

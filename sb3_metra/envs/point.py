@@ -1,5 +1,6 @@
 """A point that moves in the plane: the smallest environment in which skills can be seen, in plain NumPy."""
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -87,13 +88,15 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move by ``step_size * action``, clipped to [-1, 1]; never terminates."""
         before = self._position
-        position = before + self.step_size * np.clip(check_action(action, (2,)), -1.0, 1.0)
+        # minimum and maximum take half as long as np.clip
+        position = before + self.step_size * np.minimum(np.maximum(check_action(action, (2,)), -1.0), 1.0)
         if self.arena is not None:
-            position = np.clip(position, -self.arena, self.arena)
+            position = np.minimum(np.maximum(position, -self.arena), self.arena)
         self._position = position
         if self.render_mode is not None:
             self._trail.append(position)
-        reward = float(np.linalg.norm(position - self._start) - np.linalg.norm(before - self._start))
+        start = self._start.tolist()
+        reward = math.dist(position.tolist(), start) - math.dist(before.tolist(), start)
         return position.astype(np.float32), reward, False, False, {"coordinates": position.copy()}
 
     def goal_observation(self, goal: np.ndarray) -> np.ndarray:
