@@ -117,6 +117,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.overlap": LOOP - COLLECTING - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.collectors": ARRAYS | LEAVES,
     "sb3_metra.common.playback": ARRAYS
+    | LEAVES
     | {"sb3_metra.common.collectors", "sb3_metra.common.overlap", "sb3_metra.common.plain"}
     | {"sb3_metra.common.collecting"},  # whose class it names for the type checker
     "sb3_metra.common.collecting": LOOP - {"sb3_metra.common.skill_discovery"},

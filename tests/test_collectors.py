@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +401,90 @@ def test_a_collector_that_is_lost_again_and_again_ends_the_run_and_loses_nothing
     assert model.num_timesteps >= known + 2 * ROUND
     assert len(rows_of(model)["rewards"]) == model.num_timesteps // 3
     episodes_of(model)  # each once
+
+
+class Wandering(LocalCollectors):
+    """
+    Whoever runs the seventh order's skills is lost once the other one has answered, and is back once that one has them:
+    both answer in between. It is lost, too, if the other one has nothing to do.
+    """
+
+    poison: Any = None
+    away: int | None = None
+    tries = 0
+    answered = idle = False
+
+    def ready(self) -> list[int]:
+        return [index for index in super().ready() if index != self.away]
+
+    def send(self, index: int, order: Any, weights: Any) -> None:
+        self.poison = order.skills if order.number == 7 else self.poison
+        if np.array_equal(order.skills, self.poison):
+            self.away, self.answered, self.tries = None, False, self.tries + 1
+        super().send(index, order, weights)
+
+    def _receive(self, wait: bool) -> Any:
+        self._sent.sort(key=lambda x: np.array_equal(x[1].skills, self.poison))
+        last = self._sent[-1] if self._sent else None
+        if wait and last is not None and np.array_equal(last[1].skills, self.poison):
+            if self.answered:
+                self.away, self.answered = self._sent.pop()[0], False
+                return [(self.away, Lost("the simulator fell over"))]
+            if len(self._sent) == 1:
+                self.answered = self.idle  # the other one is ready again, and may get an order now
+                self.idle = True
+                return []
+        self.answered, self.idle = self.answered or wait, False
+        return super()._receive(wait)
+
+
+@pytest.mark.filterwarnings("ignore:collector . is replaced, because the simulator fell over")
+def test_an_order_that_ends_whoever_runs_it_ends_the_run_and_loses_nothing_learnt(tmp_path: Path) -> None:
+    model = make(Counting, collectors := Wandering(Counting, 2), learning_starts=3)
+    with pytest.raises(RuntimeError) as error:
+        model.learn(100 * ROUND)
+    skills = collectors.poison.astype(float).round(3).tolist()
+    message = (
+        r"collectors must answer, got an order of round \d lost 4 times, by whichever collector ran it, the last time "
+        r"because the simulator fell over; its skills are "
+    )
+    assert re.fullmatch(message + re.escape(str(skills)), str(error.value))
+    assert collectors.tries == 4
+    assert collectors.ready() == []
+    assert model._n_updates > 0
+    model.save_checkpoint(tmp_path)
+    env = make_vec_env(Counting, 3, seed=9)
+    resumed = METRA.resume(tmp_path, env, collectors=LocalCollectors(Counting, 2))
+    for one in (model, resumed):
+        known = one.num_timesteps
+        one.learn(2 * ROUND, reset_num_timesteps=one is resumed)
+        assert one.num_timesteps >= known + 2 * ROUND
+        episodes_of(one)  # each once
+
+
+@pytest.mark.filterwarnings("ignore:collector . is replaced, because the simulator fell over")
+def test_a_checkpoint_remembers_how_often_an_order_was_lost(tmp_path: Path) -> None:
+    """Two of four losses, the second of which comes while the checkpoint waits."""
+    model = make(point, collectors := Wandering(point, 2))
+    model.learn(100 * ROUND, lambda *_: collectors.tries < 2)
+    model.save_checkpoint(tmp_path)
+    assert model.stepped._losses == [2]
+    again = Wandering(point, 2)
+    again.poison = collectors.poison
+    resumed = METRA.resume(tmp_path, make_vec_env(point, 3, seed=9), collectors=again)
+    with pytest.raises(RuntimeError, match="lost 4 times"):
+        resumed.learn(100 * ROUND)
+    assert again.tries == 2
+
+
+def test_a_checkpoint_after_the_collectors_were_closed_begins_new_episodes(tmp_path: Path) -> None:
+    model = make(collectors=(collectors := LocalCollectors(point, 2))).learn(3 * ROUND)
+    assert model.stepped._orders
+    collectors.close()
+    model.save_checkpoint(tmp_path)
+    model.learn(3 * ROUND, reset_num_timesteps=False)
+    resumed = METRA.resume(tmp_path, make_vec_env(point, 3, seed=9), collectors=LocalCollectors(point, 2))
+    assert same(state_of(resumed.learn(3 * ROUND)), state_of(model))
 
 
 class Faulty(PointMassEnv):

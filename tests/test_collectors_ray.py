@@ -57,7 +57,7 @@ class Fatal(Counting):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -218,12 +218,12 @@ def test_what_cannot_work_is_one_sentence(
             raise OSError("no such simulator")
         return Counting()
 
-    monkeypatch.setattr("sb3_metra.common.collectors._MOST_LOSSES", 1)
+    monkeypatch.setattr("sb3_metra.common.collectors.MOST_LOSSES", 1)
     again = "collectors must answer, got collector 0 lost 2 times one after the other, the last time because"
     for env, kwargs, message in (
         (broken, {}, "env must be an environment that collectors can build, got on .* OSError: no such simulator"),
         (Counting, {"max_episode_steps": 3}, "env must end its episodes within max_episode_steps=3, got one"),
-        (Counting, {"n": 64}, "n must fit on the cluster, which has 3 CPUs, got 64 x 1"),
+        (Counting, {"n": 64}, r"n must be at most 3, with 1 CPUs each, to fit on .* \(1 x 3 CPUs\), got 64"),
         (Deadly, {}, rf"{again} process \d+ on .+ died: .*worker process has died"),
         (Stuck, {"timeout": 1}, rf"{again} process \d+ on .+ gave no episodes within timeout=1 s$"),
     ):

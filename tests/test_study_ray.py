@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ on_ray = pytest.importorskip("sb3_metra.study.on_ray")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -69,12 +71,43 @@ def test_a_trial_that_cannot_work_fails_and_the_others_go_on(cluster: None, tmp_
         assert "'x'" in cheetah["error"]
 
 
+def test_a_trial_that_cannot_begin_fails(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dies(ray.tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            os._exit(1)
+
+    monkeypatch.setattr(on_ray, "_make_trainable", lambda: Dies)
+    study = make_study("tiny", TINY | {"seeds": [0], "retries": 0})
+    with opened(study, tmp_path / "out") as mark:
+        on_ray.run_ray(study, tmp_path / "out", mark, None, lambda names: None)
+    result = read_result(tmp_path / "out" / FIRST)
+    assert result["status"] == "failed"
+    assert len(result["error"]) > 10
+
+
+def test_an_interrupted_study_keeps_its_checkpoints(cluster: None, tmp_path: Path) -> None:
+    """Tune ends its trials if it is interrupted, but they have not ended."""
+    environments = {POINT: {"n_timesteps": 1_000_000, "eval_freq": 1000}}
+    study = make_study("tiny", TINY | {"seeds": [0], "checkpoint_minutes": 1e-9, "environments": environments})
+    out, sent = tmp_path / "out", []
+
+    def show(running: set[str]) -> None:
+        if not sent and (out / FIRST / "progress.csv").is_file():
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with opened(study, out) as mark:
+        on_ray.run_ray(study, out, mark, None, show)
+    assert to_run(study, out) == [FIRST]
+    assert list((out / FIRST / "checkpoints").glob("step_*"))
+
+
 def test_what_does_not_fit_on_a_node_is_refused(cluster: None, tmp_path: Path) -> None:
     for need in ({"cpus": 64}, {"gpus": 0.5, "device": "cpu"}):
         study = make_study("tiny", TINY | need)
         with (
             opened(study, tmp_path / str(need)) as mark,
-            pytest.raises(ValueError, match="pus must fit on a node, whose most are"),
+            pytest.raises(ValueError, match=r"pus.* must fit on one node of the cluster \(1 x 2 CPUs\), got "),
         ):
             on_ray.run_ray(study, tmp_path / str(need), mark, None, lambda names: None)
 
@@ -98,7 +131,7 @@ def test_a_trial_begins_once_there_is_room_for_its_collectors(cluster: None, tmp
     assert rows["apart"] == rows["plain"]
     assert len(rows["plain"]) == 3
     study = make_study("tiny", TINY | {"settings": TINY["settings"] | {"collectors": 2}})
-    sentence = "cpus must fit on the cluster, also those of a trial's collectors, and it has 2, got 3"
+    sentence = r"collectors must be at most 1, with 1 CPUs each beside the trial's own 1, .* \(1 x 2 CPUs\), got 2"
     with opened(study, tmp_path / "large") as mark, pytest.raises(ValueError, match=sentence):
         on_ray.run_ray(study, tmp_path / "large", mark, None, lambda names: None)
 
@@ -107,10 +140,14 @@ def test_a_cluster_that_is_not_there_is_one_sentence(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
-    for address in ("127.0.0.1:1", "nonsense"):
+    for address, message in (
+        ("127.0.0.1:1", "that of a running Ray cluster, got '127.0.0.1:1': "),
+        ("nonsense", "that of a running Ray cluster, got 'nonsense': "),
+        ("ray://127.0.0.1:1", "HOST:PORT, or auto, on a machine of the cluster, got 'ray://127.0.0.1:1'"),
+    ):
         assert main(["study", str(file), "--out", str(tmp_path / "out"), "--address", address]) == 2
         last = capsys.readouterr().err.splitlines()[-1]
-        assert f"--address must be that of a running Ray cluster, got '{address}': " in last
+        assert f"--address must be {message}" in last
 
 
 def test_a_node_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

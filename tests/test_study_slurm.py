@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -75,3 +77,30 @@ def test_a_job_that_is_preempted_is_queued_as_it_was() -> None:
     again = on_slurm.TrialJob().checkpoint("out", "name", "mark")
     assert isinstance(again.function, on_slurm.TrialJob)
     assert again.args == ("out", "name", "mark")
+
+
+def test_jobs_of_a_study_that_was_killed_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sb3_metra.study import on_slurm
+
+    class Job:
+        def __init__(self, folder: Path, job_id: str) -> None:
+            self.job_id = job_id
+
+        def done(self) -> bool:
+            return self.job_id == "7_1"
+
+    monkeypatch.setattr(on_slurm.submitit, "SlurmJob", Job)
+    executor: Any = SimpleNamespace(cluster="slurm", folder=tmp_path)
+    found = {}
+    for name, known in {
+        "running": {"job_id": "7_0", "cluster": "slurm"},
+        "ended": {"job_id": "7_1", "cluster": "slurm"},
+        "elsewhere": {"job_id": "7_0", "cluster": "local"},
+        "new": None,
+    }.items():
+        (tmp_path / name).mkdir()
+        if known is not None:
+            (tmp_path / name / "job.json").write_text(json.dumps(known))
+        found[name] = on_slurm._find_job(executor, tmp_path / name)
+    assert found.pop("running").job_id == "7_0"
+    assert found == dict.fromkeys(("ended", "elsewhere", "new"))

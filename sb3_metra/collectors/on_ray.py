@@ -77,12 +77,10 @@ class RayCollectors(Collectors):
 
     def _open(self, kit: Kit) -> None:
         ray = _import_ray()
-        from sb3_metra.cluster import connect
+        from sb3_metra.cluster import check_room, connect, live_nodes
 
         self._connected = connect("address", self.address)
-        cpus = ray.cluster_resources().get("CPU", 0.0)
-        if self.n * self.num_cpus > cpus:
-            raise ValueError(f"n must fit on the cluster, which has {cpus:g} CPUs, got {self.n} x {self.num_cpus:g}")
+        check_room(live_nodes(), "n", self.n, self.num_cpus)
         self._payload = ray.put(ray.cloudpickle.dumps(kit))
         for index in range(self.n):
             self._make(index)

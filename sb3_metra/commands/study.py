@@ -52,7 +52,9 @@ def run(arguments: list[str]) -> None:
     elif not options.draw:
         _run(study, out, options)
     _draw(out, not options.no_intervals)
-    if not (options.collect or options.draw) and any(state_of(out / name).status == "failed" for name in study.trials):
+    if not (options.collect or options.draw) and any(
+        state_of(out / name).status not in ("finished", "stopped") for name in study.trials
+    ):
         sys.exit(1)
 
 

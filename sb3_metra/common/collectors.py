@@ -29,7 +29,8 @@ _OTHERS = {
     "random_warmup": (False, "they act by the policy"),
     "action_noise": (None, "they act by the policy alone"),
 }
-_MOST_LOSSES = 3  # of one collector, without an answer in between: more, and what it runs is at fault
+MOST_LOSSES = 3
+"""Of one collector without an answer in between, or of one order: more, and what it runs is at fault."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Order:
     :param skills: of the episodes, (n_envs, skill_dim)
     :param random_state: state of PyTorch's generator that actions are drawn with, bytes
     :param begin: ``{"seeds": ...}`` or ``{"states": ...}`` to begin with, one for each environment; ``None``: go on
+    :param losses: how many collectors were lost that ran these skills before
     """
 
     number: int
@@ -70,6 +72,7 @@ class Order:
     skills: np.ndarray
     random_state: np.ndarray
     begin: dict[str, list[Any]] | None
+    losses: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,11 @@ class Collectors(ABC):
         self._kit: Kit | None = None
         self._losses = [0] * self.n  # of each collector, since its last answer
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the collectors are there."""
+        return self._kit is not None
+
     def open(self, kit: Kit) -> bool:
         """
         Make the collectors, unless they are there.
@@ -278,7 +286,7 @@ class Collectors(ABC):
                 self._losses[index] = 0
                 continue
             self._losses[index] += 1
-            if self._losses[index] > _MOST_LOSSES:
+            if self._losses[index] > MOST_LOSSES:
                 raise RuntimeError(
                     f"collectors must answer, got collector {index} lost {self._losses[index]} times one after the "
                     f"other, the last time because {answer.reason}"

@@ -8,8 +8,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_metra.common.arguments import shorten
 from sb3_metra.common.arrays import map_arrays
-from sb3_metra.common.collectors import Answer, Episode, Kit, Lost, Order, Weights, join
+from sb3_metra.common.collectors import MOST_LOSSES, Answer, Episode, Kit, Lost, Order, Weights, join
 from sb3_metra.common.overlap import ActingPolicy
 from sb3_metra.common.plain import NotPlain, encode
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sb3_metra.common.collecting import CollectingSAC
 
 #: Attributes that a checkpoint holds as they are.
-_STATE = ("round", "skills", "_number", "_columns", "_steps", "_counts", "_seeds", "_replaced")
+_STATE = ("round", "skills", "_losses", "_number", "_columns", "_steps", "_counts", "_seeds", "_replaced")
 
 
 class Playback:
@@ -42,6 +43,7 @@ class Playback:
         self._unplayed = [0] * self.collectors.n  # episodes of each collector's order that wait
         self._arrived: list[tuple[int, Order, Episode]] = []  # with the collector
         self.skills: list[np.ndarray] = []  # that were drawn, and no order asks for yet
+        self._losses: list[int] = []  # of the lost orders whose skills are the first ones of these
         self._begin: dict[int, dict[str, list[Any]]] = {}  # what collectors' next orders begin with
         self._columns: list[Episode | None] = [None] * self.num_envs
         self._steps = [0] * self.num_envs  # of the episodes in the columns
@@ -77,7 +79,7 @@ class Playback:
         self._seeds = list(getattr(self.model.env.unwrapped, "_seeds", [None] * self.num_envs))
         self._first_number = self._number
         self._columns = [None] * self.num_envs
-        self._arrived, self.skills = [], []
+        self._arrived, self.skills, self._losses = [], [], []
         self._unplayed = [0] * self.collectors.n
         self._replaced = [0] * self.collectors.n
         self._begin = {index: {"seeds": self._draw_seeds(index)} for index in range(self.collectors.n)}
@@ -141,9 +143,11 @@ class Playback:
         """
         What the rest of a run needs. Waits for the orders that are being run.
 
-        :return: ``None`` if new episodes have to begin, because an environment keeps its state to itself, or told what
-            no file can hold
+        :return: ``None`` if new episodes have to begin, because the collectors are closed, or an environment keeps its
+            state to itself, or told what no file can hold
         """
+        if self._served and not self.collectors.is_open:
+            return None
         while self._orders:
             self._receive(wait=True)
         begin = [self._begin.get(index) or self._state_of(index) for index in range(self.collectors.n)]
@@ -220,7 +224,8 @@ class Playback:
             random_state = th.get_rng_state()
         else:
             random_state = th.Generator().manual_seed(int(model.acting_rng.integers(2**62))).get_state()
-        return Order(self._number, self.round, skills, random_state.numpy(), self._begin.pop(index, None))
+        losses = self._losses.pop(0) if self._losses else 0
+        return Order(self._number, self.round, skills, random_state.numpy(), self._begin.pop(index, None), losses)
 
     def _weights_of_round(self) -> Weights:
         if self._weights is None:
@@ -235,21 +240,33 @@ class Playback:
 
     def _receive(self, wait: bool) -> None:
         try:
-            answers = self.collectors.receive(wait)
+            for index, answer in self.collectors.receive(wait):
+                order = self._orders.pop(index, None)
+                if order is not None and order.number <= self._first_number:
+                    order = None  # of episodes that were forgotten
+                if isinstance(answer, Lost):
+                    self._lose(index, order, answer)
+                elif order is not None:
+                    self._keep(index, order, answer)
         except BaseException:
             self.collectors.close()
             raise
-        for index, answer in answers:
-            order = self._orders.pop(index, None)
-            wanted = order is not None and order.number > self._first_number
-            if isinstance(answer, Lost):
-                self._replaced[index] += 1
-                self._counts["lost_collectors"] += 1
-                self._begin[index] = {"seeds": self._draw_seeds(index)}
-                if order is not None and wanted:
-                    self.skills[:0] = order.skills  # an order anew
-            elif order is not None and wanted:
-                self._keep(index, order, answer)
+
+    def _lose(self, index: int, order: Order | None, lost: Lost) -> None:
+        """The replacement begins new episodes, and whoever is free gets the order anew."""
+        self._replaced[index] += 1
+        self._counts["lost_collectors"] += 1
+        self._begin[index] = {"seeds": self._draw_seeds(index)}
+        if order is None:
+            return
+        if order.losses >= MOST_LOSSES:
+            raise RuntimeError(
+                f"collectors must answer, got an order of round {order.round} lost {order.losses + 1} times, by "
+                f"whichever collector ran it, the last time because {lost.reason}; its skills are "
+                f"{shorten(order.skills.astype(float).round(3).tolist())}"
+            )
+        self.skills[:0] = order.skills
+        self._losses.insert(0, order.losses + 1)
 
     def _keep(self, index: int, order: Order, answer: Answer) -> None:
         if self._follows_generator:

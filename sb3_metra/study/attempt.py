@@ -25,6 +25,8 @@ from sb3_metra.study.trial import train
 MISTAKES = (TypeError, ValueError, AssertionError, gym.error.Error)
 """What fails again if it is tried again."""
 
+_LOCK_SECONDS = 60.0  # the attempt of a study that was killed ends soon after it
+
 
 def attempt(out: str, name: str, mark: str, on_evaluation: Callable[[dict[str, Any]], None] | None = None) -> dict:
     """
@@ -41,7 +43,7 @@ def attempt(out: str, name: str, mark: str, on_evaluation: Callable[[dict[str, A
     try:
         study = _check_machine(Path(out), mark)
         place.mkdir(exist_ok=True)
-        with locked(place, "a trial"):
+        with locked(place, "a trial", _LOCK_SECONDS):
             if result := read_result(place):
                 return result
             th.set_num_threads(max(1, int(study.cpus)))

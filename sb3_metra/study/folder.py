@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -91,15 +92,16 @@ def _differences(before: Any, now: Any, name: str = "it") -> list[str]:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, seconds: float = 0.0) -> Iterator[None]:
     """
     Lock a folder against other processes; the lock of a killed process is released.
 
     :param folder: the folder
     :param what: its name in an error
+    :param seconds: to wait for a process that holds it
     :raises ValueError: if another process holds it
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=seconds)
     try:
         lock.acquire()
     except Timeout:
@@ -159,6 +161,19 @@ def end_trial(place: Path, status: str, error: str = "") -> dict[str, Any]:
     if status != "failed":
         shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
     return result
+
+
+def fail_trial(place: Path, error: str) -> None:
+    """
+    Store that a trial failed, also if its disk is full: the others go on, and the same command tries it again.
+
+    :param place: the trial's folder
+    :param error: why
+    """
+    try:
+        end_trial(place, "failed", error)
+    except OSError as problem:
+        warnings.warn(f"{place.name} failed: {error}; its folder does not say so: {problem}", stacklevel=2)
 
 
 def note_error(place: Path, error: BaseException | str) -> None:

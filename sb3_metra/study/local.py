@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch as th
 
-from sb3_metra.study.folder import LOG, end_trial, read_error, read_result, to_run
+from sb3_metra.study.folder import LOG, fail_trial, read_error, read_result, to_run
 from sb3_metra.study.plan import Study
 
 Show = Callable[[Collection[str]], None]
@@ -33,8 +33,6 @@ class Gpus:
     def __init__(self, count: int, share: float) -> None:
         if share > count:
             raise ValueError(f"gpus must be at most {count}, the GPUs of this machine, got {share:g}")
-        if share > 1 and share != int(share):
-            raise ValueError(f"gpus must be a part of one, or a whole number, got {share:g}")
         self.share = share
         self.free = [1.0] * count
 
@@ -79,7 +77,11 @@ def run_local(study: Study, out: Path, mark: str, jobs: int, show: Show) -> None
         while waiting or running:
             while waiting and len(running) < jobs and (taken := gpus.take()) is not None:
                 name, failures = waiting.popleft()
-                running[name] = (_start(study, out, name, mark, taken), failures, taken)
+                try:
+                    running[name] = (_start(study, out, name, mark, taken), failures, taken)
+                except OSError as error:  # its disk is full
+                    gpus.give_back(taken)
+                    fail_trial(out / name, f"{type(error).__name__}: {error}")
             time.sleep(_POLL_SECONDS)
             for name, (process, failures, taken) in list(running.items()):
                 if (status := process.poll()) is None:
@@ -115,5 +117,5 @@ def _ended(place: Path, status: int, failures: int, retries: int) -> bool:
     error = read_error(place, f"{killed}: {place / LOG} may say why")
     if failures < retries:
         return False
-    end_trial(place, "failed", error)
+    fail_trial(place, error)
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,9 +17,9 @@ except ImportError as error:
         f'a study on Ray needs it ({error}): pip install "sb3-metra[distributed]", or run it without, by --jobs 2'
     ) from error
 
-from sb3_metra.cluster import connect
+from sb3_metra.cluster import check_room, connect, live_nodes
 from sb3_metra.common.arguments import check_names
-from sb3_metra.study.folder import end_trial, read_error, read_result, to_run
+from sb3_metra.study.folder import end_trial, fail_trial, read_error, read_result, to_run
 from sb3_metra.study.local import Show
 from sb3_metra.study.plan import Study
 from sb3_metra.study.trial import Trial
@@ -43,11 +42,13 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
     scheduler = _PerEnvironment(study) if study.scheduler is not None else FIFOScheduler()
     if not names:
         return
+    if address is not None and address.startswith("ray://"):  # whose callbacks would run elsewhere
+        raise ValueError(f"--address must be HOST:PORT, or auto, on a machine of the cluster, got {address!r}")
     started = connect("--address", address)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial writes its own log
     try:
+        _check_room(study, names)
         needs = {name: _needs(study, study.trials[name]) for name in names}
-        _check_resources(needs.values())
         configs = [
             {"trial": name, "env": study.trials[name].env, "out": str(out.resolve()), "mark": mark} for name in names
         ]
@@ -63,18 +64,26 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
                 verbose=0,
             ),
         )
-        results = tuner.fit()
-        for result in (results[i] for i in range(len(results))):
-            assert result.config is not None
-            _end(out / result.config["run"]["trial"], result.error)
+        tuner.fit()
     finally:
         if started:
             ray.shutdown()
 
 
+def _check_room(study: Study, names: Iterable[str]) -> None:
+    """Refuse trials that there is no room for, with all of their collectors: they would wait for ever."""
+    nodes = live_nodes()
+    for named in map(_collectors, (study.trials[name] for name in names)):
+        check_room(nodes, "collectors", named["n"], named["num_cpus"], {"CPU": study.cpus, "GPU": study.gpus})
+
+
+def _collectors(trial: Trial) -> dict[str, Any]:
+    return trial.settings.get("collectors") or {"n": 0, "num_cpus": 0.0}
+
+
 def _needs(study: Study, trial: Trial) -> list[dict[str, float]]:
     """What a trial takes, its own first; each of its collectors may be on another node. It begins once all is free."""
-    named = trial.settings.get("collectors") or {"n": 0, "num_cpus": 0.0}
+    named = _collectors(trial)
     return [{"CPU": study.cpus, "GPU": study.gpus}, *({"CPU": named["num_cpus"]} for _ in range(named["n"]))]
 
 
@@ -83,19 +92,6 @@ def _asking_for(needs: dict[str, list[dict[str, float]]]) -> Callable[[dict[str,
     return lambda config: tune.PlacementGroupFactory(
         [bundle for bundle in needs[config["run"]["trial"]] if any(bundle.values())]
     )
-
-
-def _check_resources(needs: Iterable[list[dict[str, float]]]) -> None:
-    """A trial that there is no room for would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for bundles, name in itertools.product(needs, ("CPU", "GPU")):
-        free, taken = ([x.get(name, 0.0) for x in parts] for parts in (nodes, bundles))
-        for most, need, where in (
-            (max(free, default=0.0), max(taken), "a node, whose most are"),
-            (sum(free), sum(taken), "the cluster, also those of a trial's collectors, and it has"),
-        ):
-            if need > most:
-                raise ValueError(f"{name.lower()}s must fit on {where} {most:g}, got {need:g}")
 
 
 def _make_trainable() -> Callable[[dict[str, Any]], None]:
@@ -119,17 +115,6 @@ def _make_trainable() -> Callable[[dict[str, Any]], None]:
     return run_trial
 
 
-def _end(place: Path, error: BaseException | None) -> None:
-    """Say how a trial ended, if it could not do so itself: it failed, or a scheduler stopped it."""
-    if read_result(place):
-        return
-    if error is None:
-        end_trial(place, "stopped")
-        return
-    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    end_trial(place, "failed", read_error(place, last))
-
-
 class _Watch(tune.Callback):
     """
     Shows how far the study is, and writes down how trials end.
@@ -150,8 +135,17 @@ class _Watch(tune.Callback):
         self.show({trial.config["run"]["trial"] for trial in trials if trial.status == "RUNNING"})
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Called if a trial has ended, by itself or by the scheduler."""
-        _end(self.out / trial.config["run"]["trial"], None)
+        """Called if a trial has ended, by itself or by the scheduler; not if the study is interrupted."""
+        place = self.out / trial.config["run"]["trial"]
+        if not read_result(place):
+            end_trial(place, "stopped")
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Called if a trial has failed, and is not tried again."""
+        place = self.out / trial.config["run"]["trial"]
+        if not read_result(place):
+            text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+            fail_trial(place, read_error(place, (text.strip().splitlines() or ["Ray does not say why"])[-1]))
 
 
 class _PerEnvironment(FIFOScheduler):

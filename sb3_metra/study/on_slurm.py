@@ -17,7 +17,7 @@ except ImportError as error:
 
 from sb3_metra.common.files import write_json
 from sb3_metra.study.attempt import attempt
-from sb3_metra.study.folder import end_trial, read_error, read_result, to_run
+from sb3_metra.study.folder import fail_trial, read_error, read_result, to_run
 from sb3_metra.study.local import Show
 from sb3_metra.study.plan import Study
 
@@ -78,7 +78,7 @@ def run_slurm(study: Study, out: Path, mark: str, words: Sequence[str], show: Sh
                 failures[name] += 1
                 jobs |= dict(zip([name], _submit(executor, out, [name], mark), strict=True))
             else:
-                end_trial(out / name, "failed", error)
+                fail_trial(out / name, error)
         show(jobs)
 
 

@@ -35,6 +35,13 @@ def _device(value: Any) -> str:
         raise ValueError from error
 
 
+def _gpus(value: Any) -> float:
+    gpus: float = number(0).read(value)
+    if gpus > 1 and not gpus.is_integer():
+        raise ValueError
+    return gpus
+
+
 _NAMED = Check("a dictionary of arguments by name", lambda value: _mapping(value or {}))
 _OF_EVALUATION = {
     "eval_freq": integer(1),
@@ -44,7 +51,7 @@ _OF_EVALUATION = {
 }
 _OF_RUNS = {
     "cpus": POSITIVE,
-    "gpus": number(0),
+    "gpus": Check("a number between 0 and 1, or a whole number of at least 2", _gpus),
     "device": Check("a device of PyTorch, such as cuda", _device),
     "retries": integer(0),
     "checkpoint_minutes": POSITIVE,
