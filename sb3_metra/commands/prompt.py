@@ -30,12 +30,7 @@ def run(arguments: list[str]) -> None:
         "--reward=-vx if it begins with a minus",
     )
     add("--n-skills", type=int, default=16, help="skills to try, one episode each (default: %(default)s)")
-    add(
-        "--n-episodes",
-        type=int,
-        default=8,
-        help="episodes in which the answer and the best of these skills are compared (default: %(default)s)",
-    )
+    add("--n-episodes", type=int, default=8, help="to compare the answer and the best skill in (default: %(default)s)")
     add("--seed", type=int, default=0, help="of these skills and the environment (default: %(default)s)")
     add("--n-envs", type=int, default=8, help="environments at once (default: %(default)s)")
     add("--max-episode-steps", type=int, metavar="N", help="steps after which episodes are cut")
