@@ -184,6 +184,18 @@ PATH = np.arange(10.0).reshape(5, 2) ** 2
         ({"trajectory": PATH[:1]}, "trajectory must hold at least two observations, got 1"),
         ({"trajectory": np.zeros((3, 5))}, "observation must have shape"),
         ({"goal": np.zeros(3), "observations": PATH[0]}, "observation must have shape"),
+        ({"trajectory": [[0.0, 1.0], [1.0]]}, "trajectory must hold observations of one shape"),
+        ({"trajectory": PATH[[0, 1, 0]]}, "trajectory must lead somewhere in phi"),
+        (
+            {"reward": [1.0, 2.0], "observations": [[0.0, 1.0], [1.0]]},
+            "observations must hold observations of one shape",
+        ),
+        ({"reward": [1.0, 2.0], "observations": np.zeros((3, 2))}, "reward must lead somewhere in phi"),
+        ({"reward": [1.0], "observations": PATH[:1]}, "observations must have a length of at least 2 for a reward"),
+        (
+            {"reward": [1.0, 2.0], "observations": PATH[0], "next_observations": PATH[1]},
+            "observations must be a batch of observations of Box.*, got a single one",
+        ),
     ],
 )
 def test_a_prompt_that_cannot_be_answered_is_refused(identity: METRA, prompt: dict[str, Any], message: str) -> None:

@@ -44,26 +44,27 @@ def read_paths(trajectory: Any, space: spaces.Space) -> tuple[list[Any], bool]:
     if rank == 2 and isinstance(trajectory, dict):
         n = len(next(iter(trajectory.values())))
         trajectory = [{key: x[i] for key, x in trajectory.items()} for i in range(n)]
-    paths = [_batch(x) for x in (trajectory if rank == 2 else [trajectory])]
+    paths = [_batch("trajectory", x) for x in (trajectory if rank == 2 else [trajectory])]
     if (length := min(map(_length, paths), default=0)) < 2:
         raise ValueError(f"trajectory must hold at least two observations, got {length}")
     return paths, rank == 2
 
 
-def read_transitions(observations: Any, next_observations: Any = None) -> tuple[Any, Any]:
+def read_transitions(observations: Any, space: spaces.Space, next_observations: Any = None) -> tuple[Any, Any]:
     """
     Observations before and after each transition, each as a batch.
 
     :param observations: before, or successive ones
+    :param space: of one observation
     :param next_observations: after; ``None``: ``observations`` are successive
-    :raises ValueError: if there are none, or not as many after as before
+    :raises ValueError: if there are none, they are no batch, or there are not as many after as before
     """
     if observations is None:
         raise ValueError("observations must be given with reward, got None: those of the transitions that it is for")
-    before = _batch(observations)
+    before = _read_batch("observations", observations, space, at_least=1 if next_observations is not None else 2)
     if next_observations is None:
         return map_arrays(lambda x: x[:-1], before), map_arrays(lambda x: x[1:], before)
-    after = _batch(next_observations)
+    after = _read_batch("next_observations", next_observations, space)
     if _length(after) != _length(before):
         raise ValueError(
             f"next_observations must hold one for each of the {_length(before)} observations, got {_length(after)}"
@@ -116,11 +117,37 @@ def reward_direction(features: np.ndarray, rewards: np.ndarray) -> np.ndarray:
     return weights.T
 
 
-def _batch(observations: Any) -> Any:
+def require_direction(name: str, directions: np.ndarray) -> np.ndarray:
+    """
+    Refuse a prompt that asks for no direction, to which any skill would be an answer.
+
+    :param name: of the prompt
+    :param directions: among features, (k, dim)
+    :raises ValueError: if one is zero
+    """
+    if not directions.any(axis=1).all():
+        raise ValueError(f"{name} must lead somewhere in phi, got observations between which phi does not move")
+    return directions
+
+
+def _read_batch(name: str, observations: Any, space: spaces.Space, at_least: int = 1) -> Any:
+    """A batch of observations, or one sentence that says what came instead."""
+    if (rank := _rank(observations, space)) != 1:
+        what = "a single one" if rank == 0 else shorten(observations)
+        raise ValueError(f"{name} must be a batch of observations of {space}, got {what}")
+    if (length := _length(observations)) < at_least:
+        raise ValueError(f"{name} must have a length of at least {at_least} for a reward, got {length}")
+    return _batch(name, observations)
+
+
+def _batch(name: str, observations: Any) -> Any:
     """Observations, perhaps a list of them, as an array or a dictionary of arrays."""
-    if isinstance(observations, (list, tuple)) and observations and isinstance(observations[0], dict):
-        return {key: np.stack([x[key] for x in observations]) for key in observations[0]}
-    return observations if isinstance(observations, dict) else np.asarray(observations)
+    try:
+        if isinstance(observations, (list, tuple)) and observations and isinstance(observations[0], dict):
+            return {key: np.stack([x[key] for x in observations]) for key in observations[0]}
+        return observations if isinstance(observations, dict) else np.asarray(observations)
+    except (ValueError, KeyError) as error:  # NumPy's, and of a key that one of them lacks
+        raise ValueError(f"{name} must hold observations of one shape, got {shorten(observations)}") from error
 
 
 def _length(observations: Any) -> int:

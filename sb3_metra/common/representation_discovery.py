@@ -12,7 +12,14 @@ from sb3_metra.common.arrays import map_arrays, to_device
 from sb3_metra.common.constructor import check_phi_kwargs
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
-from sb3_metra.common.prompts import check_one, read_paths, read_rewards, read_transitions, reward_direction
+from sb3_metra.common.prompts import (
+    check_one,
+    read_paths,
+    read_rewards,
+    read_transitions,
+    require_direction,
+    reward_direction,
+)
 from sb3_metra.common.representation import RepresentationObjective
 from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.skills import make_prior
@@ -140,11 +147,12 @@ class RepresentationDiscovery(SkillDiscovery):
             latents = [self.encode(path) for path in paths]
             directions = np.stack([self._features(x[:-1], x[1:]).sum(axis=0) for x in latents])
         else:
-            before, after = read_transitions(observations, next_observations)
+            before, after = read_transitions(observations, self.observation_space, next_observations)
             features = self._features(self.encode(before), self.encode(after))
             rewards, several = read_rewards(reward, before, after, len(features))
             directions = reward_direction(features, rewards)
-        skills = self.objective.skill_along(directions)
+        name = "reward" if trajectory is None else "trajectory"
+        skills = self.objective.skill_along(require_direction(name, directions))
         return skills if several else skills[0]
 
     def _features(self, latents: np.ndarray, next_latents: np.ndarray) -> np.ndarray:
