@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -182,6 +183,27 @@ def test_a_contract_of_another_version_is_refused(copied: Path) -> None:
         (copied / "skills.json").write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=f"skills.json must have format 1, got {found}: take the skill_player.py"):
             SkillPlayer(copied)
+    (copied / "skills.json").write_text(json.dumps(contract | {"format": 2}))
+    with pytest.raises(ValueError, match=r"skills.json must have format 1, got 2: another version of sb3-metra"):
+        sb3_metra.load(copied)
+
+
+def test_a_contract_that_leaves_out_something_is_refused(copied: Path) -> None:
+    contract = json.loads((copied / "skills.json").read_text())
+    own = {name: entry for name, entry in contract["files"].items() if name not in ("policy.onnx", "model.json")}
+    forged = contract["files"] | {"policy.onnx": {"sha256": hashlib.sha256(b"nothing").hexdigest()}}
+    for changed, message in (
+        ({"format": 1}, "skills.json must say all that format 1 does, got no action_space, algorithm, files,"),
+        (contract | {"files": own}, "must have been exported with networks, got a contract without policy.onnx"),
+        (contract | {"files": forged}, "policy.onnx must be a network that onnxruntime can run, got"),
+    ):
+        (copied / "policy.onnx").write_bytes(b"nothing")
+        (copied / "skills.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            SkillPlayer(copied)
+    (copied / "skills.json").write_text(json.dumps(contract | {"files": own}))
+    with pytest.raises(ValueError, match=r"copied is not a saved model: it holds no data"):  # whose hash nobody knows
+        sb3_metra.load(copied)
 
 
 def test_a_folder_without_a_contract_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from sb3_metra.common.files import atomic_path, check_files
+from sb3_metra.common.files import atomic_path, check_files, read_manifest
+
+EXPORT_FORMAT = 1
+"""Of the folders that ``export`` writes; the player has its own."""
 
 File = str | os.PathLike[str] | io.BufferedIOBase
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, NotImplementedError, RuntimeError)
@@ -94,16 +97,22 @@ class Folder(Archive):
     A folder with the entries of an archive as files, as ``export`` writes it.
 
     :param path: the folder
-    :raises ValueError: if its files are not those that ``skills.json`` in it names
+    :raises ValueError: if its files are not those that ``skills.json`` in it names, or that is of another format
     """
 
     def __init__(self, path: Path) -> None:
         self.label, self._path = str(path), path
-        check_files(path, "skills.json", "files")
+        found = read_manifest(path, "skills.json").get("format")
+        if found != EXPORT_FORMAT:
+            raise ValueError(
+                f"{path / 'skills.json'} must have format {EXPORT_FORMAT}, got {found!r}: another version of sb3-metra "
+                "wrote it"
+            )
+        self._names = check_files(path, "skills.json", "files")
 
     def names(self) -> list[str]:
-        """Names of all files."""
-        return sorted(path.name for path in self._path.iterdir() if path.is_file())
+        """Names of the files whose hashes ``skills.json`` holds."""
+        return self._names
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""

@@ -110,25 +110,44 @@ def check_manifest(folder: str | os.PathLike[str]) -> None:
     check_files(folder, MANIFEST)
 
 
-def check_files(folder: str | os.PathLike[str], manifest: str, key: str | None = None) -> None:
+def read_manifest(folder: str | os.PathLike[str], manifest: str) -> dict[str, Any]:
+    """
+    A JSON file that says what a folder holds.
+
+    :param folder: the folder
+    :param manifest: name of the file
+    :raises ValueError: if it is missing, or holds something else
+    """
+    try:
+        content = json.loads((Path(folder) / manifest).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder} is not whole: its {manifest} is missing or torn")
+    return content
+
+
+def check_files(folder: str | os.PathLike[str], manifest: str, key: str | None = None) -> list[str]:
     """
     Refuse a folder whose files are not those that a manifest in it names.
 
     :param folder: the folder
     :param manifest: name of a JSON file that holds what :func:`describe_files` gave
     :param key: where it holds it; ``None``: it holds nothing else
+    :return: names of the files
     :raises ValueError: if the manifest is missing, or a file is missing, torn or another
     """
+    expected = read_manifest(folder, manifest)
     try:
-        expected = json.loads((Path(folder) / manifest).read_text(encoding="utf-8"))
         expected = expected if key is None else expected[key]
         entries = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError):
         raise ValueError(f"{folder} is not whole: its {manifest} is missing or torn") from None
     for name, (size, digest) in entries.items():
         path = Path(folder) / name
         if not path.is_file() or path.stat().st_size != size or sha256(path) != digest:
             raise ValueError(f"{folder} is not whole: {name} is missing, torn or of another time")
+    return sorted(entries)
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_metra.common.archive import EXPORT_FORMAT
 from sb3_metra.common.inputs import check_mapping, check_text
 from sb3_metra.common.normalization import ObservationNormalization
 from sb3_metra.common.saving import versions
 from sb3_metra.common.skills import SkillPrior
 
-FORMAT = 1
 NAME = "skills.json"
 
 
@@ -33,7 +33,7 @@ def make_contract(
     prior = model.skill_prior
     named = name_skills(prior) if skills is None else read_skills(prior, skills)
     return {
-        "format": FORMAT,
+        "format": EXPORT_FORMAT,
         "algorithm": type(model).__name__,
         "observation_space": describe_space(model.observation_space),
         "action_space": describe_space(model.action_space),

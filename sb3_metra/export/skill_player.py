@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 
 FORMAT = 1
+_KEYS = {"action_space", "algorithm", "files", "noise", "normalization", "observation_space", "skill", "skills"}
 
 
 class SkillPlayer:
@@ -90,17 +91,23 @@ class SkillPlayer:
         try:
             content = path.read_bytes()
             contract = json.loads(content)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"folder must hold skills.json, got {str(self.folder)!r}: {error}") from error
         if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
             raise ValueError(f"{path} is not the one expected: its SHA-256 is {hashlib.sha256(content).hexdigest()}")
         if not isinstance(contract, dict) or contract.get("format") != FORMAT:
             found = contract.get("format") if isinstance(contract, dict) else None
             raise ValueError(f"{path} must have format {FORMAT}, got {found}: take the skill_player.py beside it")
+        if missing := _KEYS - contract.keys():
+            raise ValueError(
+                f"{path} must say everything that format {FORMAT} does, got no {', '.join(sorted(missing))}"
+            )
         return contract
 
     def _open(self, name: str) -> onnxruntime.InferenceSession:
         """A network whose bytes match the contract."""
+        if name not in self.contract["files"]:
+            raise ValueError(f"{self.folder} must have been exported with networks, got a contract without {name}")
         try:
             content = (self.folder / name).read_bytes()
         except OSError as error:
@@ -109,7 +116,10 @@ class SkillPlayer:
             raise ValueError(f"{self.folder} was changed: {name} does not match its SHA-256 in skills.json")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # the networks are small
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of onnxruntime, one kind for each reason
+            raise ValueError(f"{name} must be a network that onnxruntime can run, got {error}") from error
 
     def _named(self, skill: Any) -> Any:
         if not isinstance(skill, str):
