@@ -56,7 +56,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         prefix = "/me/point/resolve/main/"
-        if not self.path.startswith("/me/point/"):
+        if self.path.startswith("/me/gated/"):
+            self.answer({}, 403, {"X-Error-Code": "GatedRepo"})
+        elif "/resolve/gone/" in self.path:
+            self.answer({}, 404, {"X-Error-Code": "RevisionNotFound"})
+        elif not self.path.startswith("/me/point/"):
             self.answer({}, 404, {"X-Error-Code": "RepoNotFound"})
         elif (content := self.files.get(self.path.removeprefix(prefix))) is None:
             self.answer({}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
@@ -147,5 +151,19 @@ def test_what_names_nothing_is_refused(hub: tuple[str, type[Hub]], tmp_path: Pat
         load_from_hub("me/point", **options)
     with pytest.raises(ValueError, match="got 'me/other': there is no repository"):
         load_from_hub("me/other", **options)
+    with pytest.raises(ValueError, match="revision must be one of 'me/point', got 'gone', which it does not have"):
+        load_from_hub("me/point", revision="gone", **options)
     with pytest.raises(ValueError, match=r"page must be a file, such as sb3-metra report writes, got 'nowhere\.html'"):
         push_to_hub(tiny_model(), "me/point", page="nowhere.html")
+
+
+def test_a_hub_that_does_not_answer_is_not_said_to_lack_the_file(
+    hub: tuple[str, type[Hub]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, _ = hub
+    options: dict[str, Any] = {"endpoint": endpoint, "cache_dir": tmp_path, "token": "secret"}
+    with pytest.raises(OSError, match="403"):
+        load_from_hub("me/gated", **options)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="check your connection"):
+        load_from_hub("me/point", **options)

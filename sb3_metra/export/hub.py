@@ -93,12 +93,19 @@ def load_from_hub(
     :param token: of the Hub; ``None``: the one that is logged in
     :param endpoint: address of the Hub; ``None``: that of huggingface_hub, which reads ``HF_ENDPOINT``
     :param cache_dir: where files are kept; ``None``: huggingface_hub's own folder
-    :raises ValueError: if the repository has no such file, or there is no such repository
+    :raises ValueError: if the repository has no such file or revision, or there is no such repository
+    :raises OSError: if the Hub cannot be reached, or does not let this token in
     :raises ImportError: if huggingface_hub is missing
     """
     check_versions("hub")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     check_repo_id(repo_id)
     try:
@@ -110,6 +117,10 @@ def load_from_hub(
             endpoint=endpoint,
             cache_dir=cache_dir,
         )
+    except (LocalEntryNotFoundError, GatedRepoError):  # nobody knows whether it is there
+        raise
+    except RevisionNotFoundError as error:
+        raise ValueError(f"revision must be one of {repo_id!r}, got {revision!r}, which it does not have") from error
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         missing = "repository" if isinstance(error, RepositoryNotFoundError) else f"file {filename!r}"
         raise ValueError(
