@@ -193,7 +193,7 @@ def test_a_contract_that_leaves_out_something_is_refused(copied: Path) -> None:
     own = {name: entry for name, entry in contract["files"].items() if name not in ("policy.onnx", "model.json")}
     forged = contract["files"] | {"policy.onnx": {"sha256": hashlib.sha256(b"nothing").hexdigest()}}
     for changed, message in (
-        ({"format": 1}, "skills.json must say all that format 1 does, got no action_space, algorithm, files,"),
+        ({"format": 1}, "skills.json must say everything that format 1 does, got no action_space, algorithm, files,"),
         (contract | {"files": own}, "must have been exported with networks, got a contract without policy.onnx"),
         (contract | {"files": forged}, "policy.onnx must be a network that onnxruntime can run, got"),
     ):
@@ -222,6 +222,8 @@ def test_a_folder_without_a_contract_is_refused(tmp_path: Path) -> None:
         (np.ones(3), "west", None, "skill must be one of east, up or a vector, got 'west'"),
         (np.ones(3), [1.0], None, r"skill must have shape \(2,\), or \(1, 2\) for 1 of them, got \(1,\)"),
         (np.ones(3), [np.inf, 0.0], None, "skill must be finite"),
+        (np.ones(3), [1.0, 1.0], None, r"skill must have norm 1, got \[1.0, 1.0\]"),
+        (np.ones(3), [[1.0], [1.0, 0.0]], None, "skill must be an array of numbers"),
         (np.ones((4, 3)), "up", np.ones((3, 2)), r"noise must have shape \(2,\), or \(4, 2\) for 4 of them"),
     ],
 )
@@ -230,6 +232,25 @@ def test_the_player_refuses_what_it_cannot_play(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         SkillPlayer(exported).act(observation, skill, noise)
+
+
+@pytest.mark.parametrize(
+    ("prior", "known", "strange"),
+    [
+        ("OneHotPrior", [0.0, 1.0], [0.0, 2.0]),
+        ("UniformPrior", [-1.0, 0.5], [0.0, 1.1]),
+        ("GaussianPrior", [3.0, 3.0], None),
+    ],
+)
+def test_the_player_knows_the_skills_of_the_prior(copied: Path, prior: str, known: Any, strange: Any) -> None:
+    contract = json.loads((copied / "skills.json").read_text())
+    contract["skill"]["prior"] = prior
+    (copied / "skills.json").write_text(json.dumps(contract))
+    player = SkillPlayer(copied)
+    player.act(np.ones((2, 3)), [known, known])
+    if strange is not None:
+        with pytest.raises(ValueError, match=r"skill must have .*, got"):
+            player.act(np.ones((2, 3)), [known, strange])
 
 
 @pytest.mark.parametrize(

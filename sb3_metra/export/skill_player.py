@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 
 FORMAT = 1
+_TOLERANCE = 1e-3  # of a skill's norm and bounds
 _KEYS = {"action_space", "algorithm", "files", "noise", "normalization", "observation_space", "skill", "skills"}
 
 
@@ -51,11 +52,11 @@ class SkillPlayer:
         :param noise: draws behind a sampled action, as many and of which distribution ``contract["noise"]`` says:
             standard normal ones for continuous actions; ``None``: the policy's mode
         :return: the action, or n of them
-        :raises ValueError: if one of them has another shape, or is not finite
+        :raises ValueError: if one of them has another shape or is not finite, or the skill is not one of the prior
         """
         inputs, n, batched = self._read(observation)
         size, mode = self.contract["noise"]["size"], self.contract["noise"]["mode"]
-        inputs["skill"] = self._vectors("skill", self._named(skill), n, self.skill_dim)
+        inputs["skill"] = self._check_skills(self._vectors("skill", self._named(skill), n, self.skill_dim))
         inputs["noise"] = self._vectors("noise", np.full(size, mode) if noise is None else noise, n, size)
         output = _run(self._policy, inputs)
         actions = self._scale(output.reshape(n, *self._actions["shape"]))
@@ -128,8 +129,24 @@ class SkillPlayer:
             raise ValueError(f"skill must be one of {', '.join(self.skills)} or a vector, got {skill!r}")
         return self.skills[skill]
 
+    def _check_skills(self, skills: np.ndarray) -> np.ndarray:
+        """Refuse skills that the policy has never seen, such as ones of another length."""
+        prior = self.contract["skill"]["prior"]
+        ones, zeros = (skills == 1.0).sum(axis=1), (skills == 0.0).sum(axis=1)
+        rules = {
+            "SpherePrior": ("norm 1", np.abs(np.linalg.norm(skills, axis=1) - 1.0) <= _TOLERANCE),
+            "OneHotPrior": ("a single 1, else 0", (ones == 1) & (zeros == self.skill_dim - 1)),
+            "UniformPrior": ("numbers in [-1, 1]", (np.abs(skills) <= 1.0 + _TOLERANCE).all(axis=1)),
+        }
+        if prior in rules and not rules[prior][1].all():
+            raise ValueError(f"skill must have {rules[prior][0]}, got {skills[~rules[prior][1]][0].tolist()}")
+        return skills
+
     def _vectors(self, name: str, value: Any, n: int, dim: int) -> np.ndarray:
-        array = np.asarray(value, np.float32)
+        try:
+            array = np.asarray(value, np.float32)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} must be an array of numbers, got {value!r:.200}") from None
         if array.shape not in ((dim,), (n, dim)):
             raise ValueError(f"{name} must have shape ({dim},), or ({n}, {dim}) for {n} of them, got {array.shape}")
         if not np.isfinite(array).all():
