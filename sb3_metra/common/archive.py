@@ -152,11 +152,17 @@ def open_to_read(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
     :param suffix: what may have been left out
     """
     if not isinstance(path, (str, os.PathLike)):
+        _check_open(path, "read")
         yield path
         return
     whole = Path(path)
     with (whole if whole.is_file() or not suffix else Path(f"{whole}.{suffix}")).open("rb") as file:
         yield file
+
+
+def _check_open(path: Any, ability: str) -> None:
+    if not hasattr(path, ability):
+        raise ValueError(f"path must be a path or an open file, got {path!r:.200}")
 
 
 @contextmanager
@@ -169,6 +175,7 @@ def open_to_write(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
     :param suffix: added to a path that has none
     """
     if not isinstance(path, (str, os.PathLike)):
+        _check_open(path, "write")
         content = io.BytesIO()
         yield content
         path.write(content.getbuffer())

@@ -316,6 +316,8 @@ class SkillDiscovery(CollectingSAC):
         :raises ValueError: if there is no whole checkpoint, or the environments are others
         """
         folder = find_checkpoint(path)
+        if env is None:
+            raise ValueError("env must be given to resume, made as that of the checkpoint was, got None")
         model = cls.load(folder / "model.zip", env, **kwargs)
         restore_checkpoint(model, folder)
         return model
