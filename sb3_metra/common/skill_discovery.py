@@ -322,5 +322,9 @@ class SkillDiscovery(CollectingSAC):
         restore_checkpoint(model, folder)
         return model
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: neither the callbacks of ``learn`` nor the watch over these environments."""
+        return vars(self) | {"_callback": None, "_resets": None}
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_resets", "_callback", "_resumed", "_initial_callbacks"]
