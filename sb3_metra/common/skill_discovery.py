@@ -178,6 +178,12 @@ class SkillDiscovery(CollectingSAC):
                 continue_training = callback.on_step()
                 self._count_episodes(dones, action_noise, log_interval)
                 if not continue_training:
+                    if continue_training is None:
+                        warnings.warn(
+                            f"learning stops after {self.num_timesteps} steps, because a callback returned None: let "
+                            "it return True to go on, or False to stop",
+                            stacklevel=3,
+                        )
                     return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
         callback.on_rollout_end()
         (steps, episodes), self._round = self._round, (0, 0)
