@@ -24,7 +24,7 @@ from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.collecting import CollectingSAC
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
 from sb3_metra.common.spaces import check_finite, check_step
-from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
+from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations, warn_of_lost_statistics
 from sb3_metra.common.workers import guard_workers
 
 Self = TypeVar("Self", bound="SkillDiscovery")
@@ -88,6 +88,7 @@ class SkillDiscovery(CollectingSAC):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         guard_workers(vec_env := CollectingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
+        warn_of_lost_statistics(vec_env)
         return vec_env
 
     def _setup_learn(

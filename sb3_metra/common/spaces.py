@@ -47,6 +47,17 @@ def check_env(env: Any) -> None:
         check_observation_space(env.observation_space)
         check_action_space(env.action_space)
         _check_channels(env)
+        _check_normalized_last(env)
+
+
+def _check_normalized_last(env: gym.Env | VecEnv) -> None:
+    """SB3 stores observations as they are inside ``VecNormalize``, so that nothing around it may change them."""
+    inner = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+    if inner is not None and inner.observation_space != env.observation_space:
+        raise UnsupportedSpaceError(
+            f"env must have VecNormalize around the wrappers that change its observations, got {type(env).__name__} "
+            f"around it, which makes {env.observation_space} of {inner.observation_space}"
+        )
 
 
 def _check_channels(env: gym.Env | VecEnv) -> None:
