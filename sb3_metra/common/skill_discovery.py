@@ -193,10 +193,14 @@ class SkillDiscovery(CollectingSAC):
     def _step_envs(self, env: VecEnv, actions: np.ndarray, buffer_actions: np.ndarray, replay_buffer: Any) -> Any:
         """Act and store. If anything fails in between, the environments are ahead of what is known: begin anew then."""
         before, self._last_obs = self._last_obs, None
-        new_obs, rewards, dones, infos = env.step(actions)
+        if len(returned := env.step(actions)) != 4:
+            raise ValueError(
+                f"step of a VecEnv must return (observations, rewards, dones, infos), got {len(returned)} things"
+            )
+        new_obs, rewards, dones, infos = returned
         self._last_obs, new_obs = before, copy_observation(new_obs)
         try:
-            dones = check_step(new_obs, rewards, dones, env)
+            dones = check_step(new_obs, rewards, dones, infos, env)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
         except BaseException:
             self._last_obs = None
@@ -208,6 +212,13 @@ class SkillDiscovery(CollectingSAC):
         if self._resets is not None:
             self._resets.take()  # an episode's end resets its environment
         return new_obs, rewards, dones, infos
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """As SB3's, but what an environment itself calls ``"episode"`` is not taken for ``Monitor``'s."""
+        theirs = [isinstance(info.get("episode", {}), dict) for info in infos]
+        if not all(theirs):
+            infos = [x if its else x | {"episode": None} for x, its in zip(infos, theirs, strict=True)]
+        super()._update_info_buffer(infos, dones)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
