@@ -180,6 +180,12 @@ def test_a_copy_goes_its_own_way() -> None:
     assert twin.replay_buffer.observations[48, :, 2].tolist() == [0.0, 0.0]
 
 
+def test_a_folder_of_models_is_no_model(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"path must be a model's file .* which holds \['model.zip'\]"):
+        METRA.load(tmp_path)
+
+
 @pytest.mark.parametrize("path", [None, 3, b"model"])
 def test_what_is_no_path_is_refused(path: Any) -> None:
     model = tiny_model()
