@@ -68,7 +68,10 @@ def test_goals_may_be_tasks(model: str, capsys: pytest.CaptureFixture[str]) -> N
     [
         (["--n-goals", "0"], "--n-goals must be an integer of at least 1, got 0"),
         (["--n-envs", "0"], "--n-envs must be an integer of at least 1, got 0"),
-        (["--range", "5"], 'goals must have as many coordinates as info["coordinates"] of env, got 1 and'),
+        (
+            ["--range", "5", "5", "5"],
+            "--range must be one width, or one for each of the 2 coordinates of sb3_metra/Point",
+        ),
         (["--range", "-5", "5"], "--range must be finite numbers greater than 0, got [-5.0, 5.0]"),
         (["--env", "Pendulum-v1"], "model must act in this environment's action space"),
         (["--env", "Nowhere-v0", "--range", "1"], "--env must be the id of a registered environment, got 'Nowhere-v0'"),
@@ -88,6 +91,10 @@ def test_a_range_is_asked_for_where_there_is_none() -> None:
     with pytest.raises(ValueError, match="--range must be given for an environment that has none of its own, got none"):
         half_widths_of(env, "Pendulum-v1", None)
     assert half_widths_of(env, "Pendulum-v1", [3.0]) == [3.0]
+    env = make_vec_env(POINT)
+    env.reset()
+    assert half_widths_of(env, POINT, [3.0]) == [3.0, 3.0]
+    assert half_widths_of(env, POINT, [3.0, 2.0]) == [3.0, 2.0]
 
 
 def test_it_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.commands.loading import load_model, parse_keyword_arguments
 from sb3_metra.commands.pretrained import MODEL_HELP
-from sb3_metra.common.goal_spaces import has_goal
+from sb3_metra.common.goal_spaces import DESIRED, has_goal
 from sb3_metra.common.inputs import check_count, check_place, check_seed
 from sb3_metra.common.skill_model import SkillModel, require_encoder
 from sb3_metra.evaluation.goals import desired_goals, evaluate_goals, evaluate_task_goals, sample_goals
@@ -33,7 +34,7 @@ def run(arguments: list[str]) -> None:
         type=float,
         nargs="+",
         metavar="X",
-        help="how far goals lie at most along each coordinate; default: the environment's",
+        help="how far goals lie at most along every coordinate, or along each; default: the environment's",
     )
     parser.add_argument(
         "--hold",
@@ -97,7 +98,8 @@ def measure_goals(
     :param path: the saved model
     :param env_id: id of the environment
     :param n_goals: number of goals, one episode each
-    :param goal_range: how far goals lie at most along each coordinate; ``None``: the paper's, where there is one
+    :param goal_range: how far goals lie at most, one width for every coordinate or one for each; ``None``: the paper's,
+        where there is one
     :param hold: keep the skill chosen at an episode's start instead of choosing at every step; ``None``: where goals
         are tasks alone
     :param seed: seed of goals and environment
@@ -153,15 +155,23 @@ def half_widths_of(env: VecEnv, env_id: str, goal_range: list[float] | None) -> 
     """
     How far goals lie from the origin along each coordinate.
 
-    :param env: environments, whose metadata may have a ``"goal_range"``
+    :param env: environments that were reset, whose metadata may have a ``"goal_range"``
     :param env_id: their id
-    :param goal_range: what was asked for; ``None``: what the environment has
-    :raises ValueError: if it has none
+    :param goal_range: what was asked for, one for every coordinate or one for each; ``None``: what the environment has
+    :raises ValueError: if it has none, or other coordinates
     """
     half_widths = goal_range_of(env) if goal_range is None else goal_range
     if half_widths is None:
         raise ValueError(f"--range must be given for an environment that has none of its own, got none for {env_id}.")
-    return [float(half_width) for half_width in half_widths]
+    space, place = env.observation_space, env.unwrapped.reset_infos[0].get("coordinates")
+    if isinstance(space, spaces.Dict) and has_goal(space):
+        place = space[DESIRED].sample()
+    n = len(half_widths) if place is None else np.size(place)
+    if len(half_widths) not in (1, n):
+        raise ValueError(
+            f"--range must be one width, or one for each of the {n} coordinates of {env_id}, got {half_widths}"
+        )
+    return [float(half_width) for half_width in half_widths] * (n // len(half_widths))
 
 
 def _reach_places(
