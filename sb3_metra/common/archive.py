@@ -100,9 +100,7 @@ class Folder(Archive):
     def __init__(self, path: Path) -> None:
         self.label, self._path = str(path), path
         if inside := sorted(x.name for x in path.glob("*.zip") if not (path / "skills.json").exists()):
-            raise ValueError(
-                f"path must be a model's file or the folder of an export, got {path}, which holds {inside}"
-            )
+            raise ValueError(f"path must be a model's file or an export's folder, got {path}, which holds {inside}")
         check_files(path, "skills.json", "files")
 
     def names(self) -> list[str]:
