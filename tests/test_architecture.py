@@ -72,7 +72,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.skill_model": {"sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.common.arguments": set(),
     "sb3_metra.common.counted_actions": set(),
-    "sb3_metra.common.spaces": SPACES,
+    "sb3_metra.common.spaces": SPACES | LEAVES,
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
