@@ -72,7 +72,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.skill_model": {"sb3_metra.common.skills"} | LEAVES,
     "sb3_metra.common.arguments": set(),
     "sb3_metra.common.counted_actions": set(),
-    "sb3_metra.common.spaces": SPACES,
+    "sb3_metra.common.spaces": SPACES | LEAVES,
     "sb3_metra.common.skills": LEAVES,
     "sb3_metra.common.dual": LEAVES,
     "sb3_metra.common.networks": VALUES,
@@ -112,6 +112,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.env_state": {"sb3_metra.common.wrapper_state"},
     "sb3_metra.common.wrapper_state": set(),
     "sb3_metra.common.checkpoint": FILES
+    | LEAVES
     | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
     "sb3_metra.common.persistent": LOOP - COLLECTING - {"sb3_metra.common.overlap", "sb3_metra.common.skill_discovery"},
     "sb3_metra.common.overlap": LOOP - COLLECTING - {"sb3_metra.common.skill_discovery"},

@@ -11,7 +11,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 from sb3_metra import METRA
@@ -80,6 +80,61 @@ def test_what_an_environment_returns(bad: dict[str, Any], message: str, vectoris
     steps = 0 if "at" in bad else 8
     assert model.replay_buffer.size() == steps
     assert np.isfinite(model.replay_buffer.rewards[:steps]).all()
+
+
+class Batched(VecEnv):
+    """Three environments with episodes of four steps; ``spoil`` changes what a step returns."""
+
+    def __init__(self, spoil: Any) -> None:
+        self.spoil, self.t = spoil, 0
+        super().__init__(3, VECTOR, UNIT)
+
+    def reset(self) -> np.ndarray:
+        return np.zeros((3, 3), np.float32)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.t += 1
+
+    def step_wait(self) -> Any:
+        over, observations = self.t % 4 == 0, np.full((3, 3), self.t % 4, np.float32)
+        infos: list[dict[str, Any]] = [{"terminal_observation": np.full(3, 4.0)} if over else {} for _ in range(3)]
+        return self.spoil(observations, np.zeros(3), np.full(3, over), infos)
+
+    def close(self) -> None:
+        pass
+
+    def get_attr(self, *args: Any, **kwargs: Any) -> Any:
+        return [None] * 3
+
+    set_attr = env_method = env_is_wrapped = get_attr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda o, r, d, i: (th.as_tensor(o), r, d, i), "observation must be a NumPy array .* got a Tensor"),
+        (lambda o, r, d, i: (o.tolist(), r, d, i), "observation must be a NumPy array .* got a list"),
+        (lambda o, r, d, i: (o, r, d, None), "infos must be 3 dictionaries, .* got None"),
+        (lambda o, r, d, i: (o, r, d, i[:1]), "infos must be 3 dictionaries"),
+        (lambda o, r, d, i: (o, r, d, d, i), r"step of a VecEnv must return .* got 5 things"),
+        (lambda o, r, d, i: (o, r, d, [{}] * 3), "last observation as .* got none from the environment with index 0"),
+        (
+            lambda o, r, d, i: (o, r, d, [*i[:2], {"terminal_observation": np.zeros(2)}]),
+            r"observation must have shape \(3,\), got \(2,\) from the environment with index 2",
+        ),
+    ],
+)
+def test_what_a_vectorised_environment_returns(spoil: Any, message: str) -> None:
+    model = tiny_model(Batched(spoil), learning_starts=1_000)
+    with pytest.raises(ValueError, match=message):
+        model.learn(24)
+    assert model.replay_buffer.size() <= 3  # nothing spans an episode's end
+    tiny_model(Batched(lambda *sound: sound), learning_starts=1_000).learn(24)
+
+
+def test_an_environment_may_tell_of_its_episode() -> None:
+    model = tiny_model(Returns(info={"episode": 7}), learning_starts=1_000).learn(40, log_interval=1)
+    assert model.replay_buffer.size() == 40
 
 
 class Old(Returns):

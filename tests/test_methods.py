@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 from torch.distributions import MultivariateNormal
 
-from sb3_metra import CIC, CSD, CSF, DADS, DIAYN, LSD, VISR
+from sb3_metra import CIC, CSD, CSF, DADS, DIAYN, LSD, VISR, GenDa
 from sb3_metra.algorithms.csd import CSDObjective
 from sb3_metra.algorithms.csf import CSFObjective
 from sb3_metra.algorithms.dads import DADSObjective
@@ -365,6 +365,13 @@ def test_cic_learns_which_skill_was_followed() -> None:
         (CSF, {"contrast_coef": -1.0}, "contrast_coef must be a finite number of at least 0, got -1.0"),
         (CSF, {"contrast_coef": "much"}, "contrast_coef must be a finite number of at least 0, got 'much'"),
         (DADS, {"n_alternatives": 0}, "n_alternatives must be an integer of at least 1, got 0"),
+        (DADS, {"gaussian_skills": "no"}, "gaussian_skills must be True or False, got 'no'"),
+        (DADS, {"discrete": "no"}, "discrete must be True or False, got 'no'"),
+        (GenDa, {"uniformity_coef": None}, "uniformity_coef must be a finite number of at least 0, got None"),
+        (GenDa, {"phi_tau": 2.5}, "phi_tau must be a number between 0 and 1, got 2.5"),
+        (GenDa, {"keep_threshold": float("nan")}, "keep_threshold must be a finite number of at least 0, got nan"),
+        (GenDa, {"ahead": 2.5}, "ahead must be an integer of at least 1, got 2.5"),
+        (GenDa, {"bottleneck_dim": 0}, "bottleneck_dim must be an integer of at least 1, or None, got 0"),
         (DIAYN, {"skill_dim": 1}, "skill_dim must be at least 2 with discrete skills"),
         (
             DIAYN,

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_metra import METRA
 from sb3_metra.common.normalization import ObservationNormalization
@@ -109,6 +109,7 @@ def test_a_vec_normalize_that_has_seen_nothing_gets_them(tmp_path: Path) -> None
     assert statistics(blank) == statistics(model.get_vec_normalize_env())
 
 
+@pytest.mark.filterwarnings("ignore:VecNormalize keeps statistics")
 def test_a_vec_normalize_with_statistics_keeps_them(tmp_path: Path) -> None:
     trained().save(tmp_path / "model")
     own = VecNormalize(far())
@@ -176,3 +177,31 @@ def test_statistics_count_what_they_saw() -> None:
     env.reset()
     assert ObservationNormalization.of(env).count == pytest.approx(2.0, abs=1e-3)
     assert ObservationNormalization.of(None) is None
+
+
+def test_observations_that_a_model_does_not_know_are_announced(tmp_path: Path) -> None:
+    tiny_model(far()).learn(48).save(tmp_path / "plain")
+    trained().save(tmp_path / "normalised")
+    with pytest.warns(UserWarning, match="learnt on observations as they are, and gets normalised ones"):
+        METRA.load(tmp_path / "plain", env=VecNormalize(far()), device="cpu")
+    env = VecNormalize(far())
+    env.reset()
+    with pytest.warns(UserWarning, match="keeps statistics of 2 observations, fewer than the 50"):
+        METRA.load(tmp_path / "normalised", env=env, device="cpu")
+    with pytest.warns(UserWarning, match="NormalizeObservation of Gymnasium keeps statistics of its own"):
+        tiny_model(gym.wrappers.NormalizeObservation(Far()))
+
+
+@pytest.mark.filterwarnings("error")
+def test_observations_that_a_model_knows_are_not(tmp_path: Path) -> None:
+    model = trained()
+    model.save(tmp_path / "model")
+    model.set_env(model.get_env())
+    METRA.load(tmp_path / "model", env=model.get_env(), device="cpu")
+    tiny_model(far()).set_env(VecNormalize(far()))  # has learnt nothing
+
+
+def test_wrappers_around_normalisation_leave_observations_as_they_are() -> None:
+    tiny_model(VecMonitor(VecNormalize(far()))).learn(8)
+    with pytest.raises(ValueError, match="VecNormalize around the wrappers that change its observations, got VecFrame"):
+        tiny_model(VecFrameStack(VecNormalize(far()), 2))

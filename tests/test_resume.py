@@ -218,6 +218,18 @@ def test_other_environments_are_refused(tmp_path: Path) -> None:
         METRA.resume(tmp_path, remembering(2), device="cpu")
 
 
+def test_what_makes_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    model = tiny_model()
+    with pytest.raises(ValueError, match="keep must be an integer of at least 1, got 0"):
+        model.save_checkpoint(tmp_path, keep=0)
+    with pytest.raises(ValueError, match="folder must be a path, got None"):
+        model.save_checkpoint(None)
+    with pytest.raises(ValueError, match="path must be a path, got None"):
+        METRA.resume(None, model.env)
+    with pytest.raises(ValueError, match="env must be given to resume"):
+        METRA.resume(model.save_checkpoint(tmp_path), None)
+
+
 def test_a_checkpoint_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="no checkpoint could be written to .*file"):

@@ -153,6 +153,48 @@ def test_learning_goes_on_without_a_reset(tmp_path: Path) -> None:
     assert loaded.replay_buffer.observations[0, 0].tolist() == [0.0, 0.0, 48.0]
 
 
+def test_environments_in_which_nothing_has_learnt_begin_anew(tmp_path: Path) -> None:
+    """``force_reset=False`` and others: they are not where the saved model was."""
+    model = trained(scripted_envs(1, lengths=(1_000,)))
+    model.save(tmp_path / "model")
+    other = scripted_envs(1, lengths=(1_000,))
+    loaded = METRA.load(tmp_path / "model", env=other, device="cpu", force_reset=False)
+    model.set_env(scripted_envs(1, lengths=(1_000,)), force_reset=False)
+    for one in (loaded, model):
+        one.learn(16, reset_num_timesteps=False)
+        last = one.replay_buffer.pos - 1
+        assert one.replay_buffer.observations[last, 0].tolist() == [0.0, 0.0, 15.0]
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    model = tiny_model(scripted_envs(2)).learn(48)
+    twin = copy.deepcopy(model)
+    before = copy.deepcopy(model.get_parameters()["policy"])
+    twin.learn(48, reset_num_timesteps=False)
+    assert_same_tensors(model.get_parameters()["policy"], before)
+    assert not th.equal(twin.get_parameters()["policy"]["actor.mu.weight"], before["actor.mu.weight"])
+    assert (model.num_timesteps, twin.num_timesteps, model.replay_buffer.pos) == (48, 96, 24)
+    assert twin._captured_step._step.__self__ is twin
+    twin.get_env().reset()
+    twin.learn(16, reset_num_timesteps=False)
+    assert twin.replay_buffer.observations[48, :, 2].tolist() == [0.0, 0.0]
+
+
+def test_a_folder_of_models_is_no_model(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"path must be a model's file .* which holds \['model.zip'\]"):
+        METRA.load(tmp_path)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"model"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    model = tiny_model()
+    methods = (METRA.load, model.save, model.set_parameters, model.save_replay_buffer, model.load_replay_buffer)
+    for method in (*methods, sb3_metra.load, model.policy.save):
+        with pytest.raises(ValueError, match="path must be a path or an open file, got"):
+            method(path)
+
+
 def test_normalised_environments(tmp_path: Path) -> None:
     env = VecNormalize(scripted_envs(2))
     model = trained(env)

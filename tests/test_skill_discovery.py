@@ -668,6 +668,11 @@ def test_callbacks(tmp_path: Path) -> None:
     assert model.num_timesteps == 3 + 5 + 1
 
 
+def test_a_callback_that_forgets_to_return_is_told_so() -> None:
+    with pytest.warns(UserWarning, match="learning stops after 3 steps, because a callback returned None"):
+        tiny_model().learn(48, callback=lambda *_: None)
+
+
 def test_a_callback_may_stop_training() -> None:
     model = tiny_model()
     model.learn(1_000, callback=lambda local, _: local["self"].num_timesteps < 30)

@@ -189,6 +189,28 @@ def test_entries_of_an_earlier_version_can_be_given_instead(mark: Path, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("predict", 1, "is not a saved model of METRA: predict is none of its attributes"),
+        ("normalization", None, "is not a saved model of METRA: normalization is none of its attributes"),
+        ("policy_kwargs", [], "is not a saved model of METRA: its policy_kwargs are no dictionary"),
+    ],
+)
+def test_attributes_that_no_model_has_are_refused(name: str, value: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.zip"
+    trained().save(path)
+
+    def change(content: bytes) -> str:
+        model = json.loads(content)
+        model["data"][name] = value
+        return json.dumps(model)
+
+    rewrite(path, {"model.json": change})
+    with pytest.raises(ValueError, match=message):
+        METRA.load(path, device="cpu")
+
+
+@pytest.mark.parametrize(
     "value",
     [
         {"$": "global", "name": "os.system"},

@@ -119,7 +119,8 @@ class DADS(SkillDiscovery):
     ) -> None:
         self.n_alternatives, self.skip_last_steps = n_alternatives, FLAG("skip_last_steps", skip_last_steps)
         self.dynamics_kwargs = check_network_kwargs("dynamics_kwargs", make_mlp, dynamics_kwargs)
-        kind = OneHotPrior if discrete else GaussianPrior if gaussian_skills else UniformPrior
+        discrete, gaussian = FLAG("discrete", discrete), FLAG("gaussian_skills", gaussian_skills)
+        kind = OneHotPrior if discrete else GaussianPrior if gaussian else UniformPrior
         super().__init__(policy, env, kind(skill_dim), **kwargs)
 
     def make_objective(self) -> DADSObjective:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_metra.algorithms.metra import METRA, METRAObjective
+from sb3_metra.common.arguments import integer, number, optional
 from sb3_metra.common.extractors import Bottleneck
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.optimization import move_average
@@ -37,7 +38,9 @@ class GenDaObjective(METRAObjective):
         if not isinstance(prior, (SpherePrior, OneHotPrior)):
             raise ValueError(f"skills must be of norm 1 or discrete for GenDa, which relabels them, got {prior}")
         self.phi_average = copy.deepcopy(phi).requires_grad_(False)
-        self.uniformity_coef, self.phi_tau, self.keep_threshold = uniformity_coef, phi_tau, keep_threshold
+        self.uniformity_coef = number(0)("uniformity_coef", uniformity_coef)
+        self.phi_tau = number(0, 1)("phi_tau", phi_tau)
+        self.keep_threshold = number(0)("keep_threshold", keep_threshold)
         self.bottleneck, self.counts = bottleneck, SkillCounts(prior.dim)
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
@@ -111,13 +114,14 @@ class GenDa(METRA):
         **kwargs: Any,
     ) -> None:
         self.uniformity_coef, self.phi_tau, self.keep_threshold = uniformity_coef, phi_tau, keep_threshold
-        self.ahead, self.bottleneck_dim = ahead, bottleneck_dim
-        if bottleneck_dim is not None:
-            policy_kwargs = (policy_kwargs or {}) | Bottleneck.policy_kwargs(bottleneck_dim, skill_dim)
+        self.ahead, self.bottleneck_dim = ahead, optional(integer(1))("bottleneck_dim", bottleneck_dim)
+        if self.bottleneck_dim is not None:
+            policy_kwargs = (policy_kwargs or {}) | Bottleneck.policy_kwargs(self.bottleneck_dim, skill_dim)
         super().__init__(policy, env, skill_dim, discrete, policy_kwargs=policy_kwargs, **kwargs)
 
     def make_objective(self) -> GenDaObjective:
         """A new phi with its moving average, its multiplier and the actor's bottleneck."""
+        self.ahead = integer(1)("ahead", self.ahead)
         bottleneck = next((module for module in self.actor.modules() if isinstance(module, Bottleneck)), None)
         names = ("uniformity_coef", "phi_tau", "keep_threshold", "dual_lambda", "dual_slack", "constraint_norm")
         kwargs = {name: getattr(self, name) for name in names}

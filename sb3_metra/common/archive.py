@@ -102,6 +102,8 @@ class Folder(Archive):
 
     def __init__(self, path: Path) -> None:
         self.label, self._path = str(path), path
+        if inside := sorted(x.name for x in path.glob("*.zip") if not (path / "skills.json").exists()):
+            raise ValueError(f"path must be a model's file or an export's folder, got {path}, which holds {inside}")
         found = read_manifest(path, "skills.json").get("format")
         if found != EXPORT_FORMAT:
             raise ValueError(
@@ -161,11 +163,17 @@ def open_to_read(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
     :param suffix: what may have been left out
     """
     if not isinstance(path, (str, os.PathLike)):
+        _check_open(path, "read")
         yield path
         return
     whole = Path(path)
     with (whole if whole.is_file() or not suffix else Path(f"{whole}.{suffix}")).open("rb") as file:
         yield file
+
+
+def _check_open(path: Any, ability: str) -> None:
+    if not hasattr(path, ability):
+        raise ValueError(f"path must be a path or an open file, got {path!r:.200}")
 
 
 @contextmanager
@@ -178,6 +186,7 @@ def open_to_write(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
     :param suffix: added to a path that has none
     """
     if not isinstance(path, (str, os.PathLike)):
+        _check_open(path, "write")
         content = io.BytesIO()
         yield content
         path.write(content.getbuffer())

@@ -59,23 +59,26 @@ class CapturedStep:
 
     :param step: takes a batch and constants, returns a tensor; all else that it reads and writes are tensors that keep
         their place
-    :param recorder: what records it
+    :param recorder: what records it; ``None``: nothing
     :param warm_up: calls before the recording
     """
 
     def __init__(
         self,
         step: Callable[..., th.Tensor],
-        recorder: Recorder = record_cuda_graph,
+        recorder: Recorder | None = record_cuda_graph,
         warm_up: int = 3,
     ) -> None:
         self._step, self._warm_up = step, warm_up
-        self._recorder: Recorder | None = recorder
+        self._recorder = recorder
         self._aside: th.cuda.Stream | None = None
         self._replay: Callable[[], th.Tensor] | None = None
         self._places: list[th.Tensor] = []
         self._kind: Any = None
         self._calls = 0
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._step, self._recorder, self._warm_up)  # a copy records on memory of its own
 
     @property
     def is_recorded(self) -> bool:

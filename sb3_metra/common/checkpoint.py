@@ -18,8 +18,10 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_metra.common.arguments import integer
 from sb3_metra.common.env_state import get_env_state, set_env_state
 from sb3_metra.common.files import check_manifest, sync_folder, write_manifest
+from sb3_metra.common.inputs import check_path
 from sb3_metra.common.plain import NotPlain, decode, encode
 
 if TYPE_CHECKING:
@@ -60,7 +62,8 @@ def write_checkpoint(model: SkillDiscovery, folder: str | os.PathLike[str], keep
     :return: the checkpoint, a folder of its own
     :raises OSError: if it cannot be written; older checkpoints stay what they are
     """
-    target = Path(folder) / f"{_PREFIX}{model.num_timesteps:012d}"
+    keep = integer(1)("keep", keep)
+    target = check_path("folder", folder) / f"{_PREFIX}{model.num_timesteps:012d}"
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -138,7 +141,7 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     :return: its folder
     :raises ValueError: if there is none that is whole
     """
-    given = Path(path)
+    given = check_path("path", path)
     if (given / _STATE).is_file():
         check_manifest(given)
         return given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Iterator
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ TARGETS = "critic_target."
 _CRITICS = "critic."
 _INJECTED = ("skill_prior", "critic_dim")  # what the algorithm adds to policy_kwargs
 _NEEDED = ("policy_class", "policy_kwargs", "observation_space", "action_space")
+_OF_CLASS = (FunctionType, classmethod, staticmethod, property)
 _OF_PARAMETERS = frozenset(
     {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "momentum_buffer", "acc_delta"}
 )  # what optimisers keep for each number of a parameter
@@ -78,6 +80,11 @@ def check_saved(cls: type, saved: SavedModel) -> None:
     for name in _NEEDED:
         if name not in saved.data:
             raise ValueError(f"{saved.label} is not a saved model of {cls.__name__}: it has no {name}")
+    for name in saved.data:
+        if isinstance(inspect.getattr_static(cls, name, None), _OF_CLASS):
+            raise ValueError(f"{saved.label} is not a saved model of {cls.__name__}: {name} is none of its attributes")
+    if not isinstance(saved.data["policy_kwargs"], dict):
+        raise ValueError(f"{saved.label} is not a saved model of {cls.__name__}: its policy_kwargs are no dictionary")
     if prior is not None:
         saved.data["policy_kwargs"] = {**saved.data["policy_kwargs"], "skill_prior": prior}
     if not isinstance(saved.data["policy_kwargs"].get("skill_prior"), SkillPrior):

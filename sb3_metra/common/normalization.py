@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class ObservationNormalization:
                 )
 
 
-def normalize_env(env: VecEnv, carried: ObservationNormalization | None) -> VecEnv:
+def normalize_env(env: VecEnv, carried: ObservationNormalization | None, learnt: bool = True) -> VecEnv:
     """
     Training environments whose observations are normalised as the model knows them.
 
@@ -136,14 +137,27 @@ def normalize_env(env: VecEnv, carried: ObservationNormalization | None) -> VecE
 
     :param env: environments
     :param carried: the model's statistics; ``None`` leaves the environments alone
+    :param learnt: whether the model has learnt already, and would not know observations normalised otherwise
     :raises ValueError: if they cannot be normalised that way
     """
+    own = ObservationNormalization.of(env)
     if carried is None:
+        if learnt and own is not None:
+            warnings.warn(
+                "the model learnt on observations as they are, and gets normalised ones from VecNormalize: give "
+                "norm_obs=False unless it shall learn anew",
+                stacklevel=3,
+            )
         return env
     vec_normalize = unwrap_vec_normalize(env)
     if vec_normalize is None:
         return carried.wrap(env, carried.training)
-    own = ObservationNormalization.of(vec_normalize)
     if own is None or own.count < 1.0:  # SB3's statistics begin with a count of 1e-4
         carried.apply_to(vec_normalize)
+    elif learnt and own.count < carried.count:
+        warnings.warn(
+            f"VecNormalize keeps statistics of {own.count:.0f} observations, fewer than the {carried.count:.0f} behind "
+            "those of the model: give environments that are not normalised, and they get the model's",
+            stacklevel=3,
+        )
     return env

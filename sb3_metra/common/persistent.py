@@ -31,6 +31,7 @@ from sb3_metra.common.normalization import ObservationNormalization, normalize_e
 from sb3_metra.common.replay_file import check_skills, is_pickle, read_replay, write_replay
 from sb3_metra.common.sac import SkillSAC
 from sb3_metra.common.saving import read_model, read_parameters, write_model
+from sb3_metra.common.training_env import is_watched
 
 Self = TypeVar("Self", bound="PersistentSAC")
 
@@ -57,10 +58,11 @@ class PersistentSAC(SkillSAC, ABC):
         As SB3's; if the model learnt on normalised observations, see :meth:`load`.
 
         :param env: the environment to learn in
-        :param force_reset: begin new episodes
+        :param force_reset: begin new episodes; they are begun in any case where no model has learnt yet
         """
         self._normalization = self.normalization
-        super().set_env(normalize_env(self._wrap_env(env, self.verbose), self._normalization), force_reset)
+        venv = normalize_env(self._wrap_env(env, self.verbose), self._normalization, self._n_updates > 0)
+        super().set_env(venv, force_reset or not is_watched(venv))
 
     def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """
@@ -111,7 +113,7 @@ class PersistentSAC(SkillSAC, ABC):
         :param custom_objects: values that replace attributes of the file, by name; and classes and functions of one's
             own that it names
         :param print_system_info: print the versions of now, and of when the file was saved
-        :param force_reset: begin new episodes
+        :param force_reset: begin new episodes; they are begun in any case where no model has learnt yet
         :param trusted: unpickle what the file does not hold as JSON, which can run any code that it brings
         :param kwargs: arguments of the constructor to change; a multiplier whose argument changes begins anew
         :return: the model
@@ -131,7 +133,9 @@ class PersistentSAC(SkillSAC, ABC):
         changes = check_changes(cls, saved, kwargs)
         data = saved.data
         if env is not None:
-            env = normalize_env(cls._wrap_env(env, data.get("verbose", 0)), data.get("_normalization"))
+            learnt = data.get("_n_updates", 0) > 0
+            env = normalize_env(cls._wrap_env(env, data.get("verbose", 0)), data.get("_normalization"), learnt)
+            force_reset = force_reset or not is_watched(env)
             check_for_correct_spaces(env, data["observation_space"], data["action_space"])
             fit_to_env(data, env, force_reset)
         model = cls(data["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg]

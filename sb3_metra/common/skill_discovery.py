@@ -24,7 +24,7 @@ from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.collecting import CollectingSAC
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
 from sb3_metra.common.spaces import check_finite, check_step
-from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations
+from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations, warn_of_lost_statistics
 from sb3_metra.common.workers import guard_workers
 
 Self = TypeVar("Self", bound="SkillDiscovery")
@@ -88,6 +88,7 @@ class SkillDiscovery(CollectingSAC):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         guard_workers(vec_env := CollectingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
+        warn_of_lost_statistics(vec_env)
         return vec_env
 
     def _setup_learn(
@@ -178,6 +179,12 @@ class SkillDiscovery(CollectingSAC):
                 continue_training = callback.on_step()
                 self._count_episodes(dones, action_noise, log_interval)
                 if not continue_training:
+                    if continue_training is None:
+                        warnings.warn(
+                            f"learning stops after {self.num_timesteps} steps, because a callback returned None: let "
+                            "it return True to go on, or False to stop",
+                            stacklevel=3,
+                        )
                     return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
         callback.on_rollout_end()
         (steps, episodes), self._round = self._round, (0, 0)
@@ -186,10 +193,14 @@ class SkillDiscovery(CollectingSAC):
     def _step_envs(self, env: VecEnv, actions: np.ndarray, buffer_actions: np.ndarray, replay_buffer: Any) -> Any:
         """Act and store. If anything fails in between, the environments are ahead of what is known: begin anew then."""
         before, self._last_obs = self._last_obs, None
-        new_obs, rewards, dones, infos = env.step(actions)
+        if len(returned := env.step(actions)) != 4:
+            raise ValueError(
+                f"step of a VecEnv must return (observations, rewards, dones, infos), got {len(returned)} things"
+            )
+        new_obs, rewards, dones, infos = returned
         self._last_obs, new_obs = before, copy_observation(new_obs)
         try:
-            dones = check_step(new_obs, rewards, dones, env)
+            dones = check_step(new_obs, rewards, dones, infos, env)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
         except BaseException:
             self._last_obs = None
@@ -201,6 +212,13 @@ class SkillDiscovery(CollectingSAC):
         if self._resets is not None:
             self._resets.take()  # an episode's end resets its environment
         return new_obs, rewards, dones, infos
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """As SB3's, but what an environment itself calls ``"episode"`` is not taken for ``Monitor``'s."""
+        theirs = [isinstance(info.get("episode", {}), dict) for info in infos]
+        if not all(theirs):
+            infos = [x if its else x | {"episode": None} for x, its in zip(infos, theirs, strict=True)]
+        super()._update_info_buffer(infos, dones)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -316,9 +334,15 @@ class SkillDiscovery(CollectingSAC):
         :raises ValueError: if there is no whole checkpoint, or the environments are others
         """
         folder = find_checkpoint(path)
+        if env is None:
+            raise ValueError("env must be given to resume, made as that of the checkpoint was, got None")
         model = cls.load(folder / "model.zip", env, **kwargs)
         restore_checkpoint(model, folder)
         return model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: neither the callbacks of ``learn`` nor the watch over these environments."""
+        return vars(self) | {"_callback": None, "_resets": None}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_resets", "_callback", "_resumed", "_initial_callbacks"]

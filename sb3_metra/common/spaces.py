@@ -14,6 +14,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, is_vecenv_wrapped, unwrap_vec_normalize
 from torch import nn
 
+from sb3_metra.common.arguments import shorten
 from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION, as_flags, check_magnitude
 from sb3_metra.common.counted_actions import COUNTED, MAX_ACTIONS, reason_against
 
@@ -47,6 +48,17 @@ def check_env(env: Any) -> None:
         check_observation_space(env.observation_space)
         check_action_space(env.action_space)
         _check_channels(env)
+        _check_normalized_last(env)
+
+
+def _check_normalized_last(env: gym.Env | VecEnv) -> None:
+    """SB3 stores observations as they are inside ``VecNormalize``, so that nothing around it may change them."""
+    inner = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+    if inner is not None and inner.observation_space != env.observation_space:
+        raise UnsupportedSpaceError(
+            f"env must have VecNormalize around the wrappers that change its observations, got {type(env).__name__} "
+            f"around it, which makes {env.observation_space} of {inner.observation_space}"
+        )
 
 
 def _check_channels(env: gym.Env | VecEnv) -> None:
@@ -89,7 +101,7 @@ def check_action_space(space: spaces.Space) -> None:
     else:
         low, high = (np.asarray(x, dtype=np.float64) for x in (space.low, space.high))
         if not (np.isfinite(low) & np.isfinite(high) & (high - low <= MAX_MAGNITUDE)).all():
-            reason = "it must have a finite lower and upper bound: wrap the environment in RescaleAction or ClipAction"
+            reason = "it must have a finite lower and upper bound: leave out ClipAction, or wrap in TransformAction"
         elif not (low < high).all():
             reason = "each lower bound must be below its upper bound: leave out actions that cannot move"
     if reason is not None:
@@ -160,6 +172,8 @@ def check_finite(observations: Any, source: str = "") -> None:
             "Gym API and the API of SB3's VecEnv"
         )
     for key, x in observations.items() if isinstance(observations, dict) else [("observation", observations)]:
+        if not isinstance(x, np.ndarray):
+            raise ValueError(f"{key} must be a NumPy array {source}, got a {type(x).__name__}")
         _check_magnitude(x, key, source)
 
 
@@ -193,28 +207,48 @@ def _check_one(x: Any, space: spaces.Space, name: str, source: str) -> None:
     _check_magnitude(x, name, source)
 
 
-def check_step(observations: Any, rewards: Any, dones: Any, env: VecEnv) -> np.ndarray:
+def check_step(observations: Any, rewards: Any, dones: Any, infos: Any, env: VecEnv) -> np.ndarray:
     """
     Refuse what environments return and what could be stored only by a cast or by broadcasting.
 
     :param observations: (n_envs, \\*obs_shape), or a dictionary of such
     :param rewards: (n_envs,)
     :param dones: (n_envs,)
+    :param infos: n_envs dictionaries; that of an episode which ends holds its last observation
     :param env: the vectorised environment
     :return: ``dones`` as booleans
     :raises ValueError: in a sentence that names the environment
     """
     space, n = env.observation_space, env.num_envs
+    if type(space) is spaces.Dict and not (isinstance(observations, dict) and observations.keys() >= space.keys()):
+        _refuse_keys(observations, space, "from the environments")
     for key, part in space.spaces.items() if type(space) is spaces.Dict else (("observation", space),):
         x = observations[key] if isinstance(observations, dict) else observations
-        if (got := np.shape(x)) != (n, *part.shape):  # type: ignore[misc]
+        if not isinstance(x, np.ndarray):
+            raise ValueError(f"{key} must be a NumPy array from the environments, got a {type(x).__name__}")
+        if (got := x.shape) != (n, *part.shape):  # type: ignore[misc]
             raise ValueError(f"{key} must have shape {(n, *part.shape)} from the environments, got {got}")  # type: ignore[misc]
     rewards = np.asarray(rewards)
     # one product is faster than asking each number, and false for NaN
     if rewards.dtype.kind not in "biuf" or not (np.vdot(rewards, rewards) < np.inf or np.isfinite(rewards).all()):
         index = next(i for i, x in enumerate(rewards.tolist()) if not _is_number(x))
         raise ValueError(f"reward must be a finite number, got {rewards.tolist()[index]!r} {from_environment(index)}")
-    return as_flags(dones, "terminated and truncated", (env.num_envs,))
+    flags = as_flags(dones, "terminated and truncated", (n,))
+    _check_infos(infos, flags, space)
+    return flags
+
+
+def _check_infos(infos: Any, dones: np.ndarray, space: spaces.Space) -> None:
+    n = len(dones)
+    if not isinstance(infos, (list, tuple)) or len(infos) != n or not all(isinstance(info, dict) for info in infos):
+        raise ValueError(f"infos must be {n} dictionaries, one of each environment, got {shorten(infos)}")
+    for index in np.flatnonzero(dones).tolist():
+        if (last := infos[index].get("terminal_observation")) is None:
+            raise ValueError(
+                'info of an episode that ends must hold its last observation as "terminal_observation", as the VecEnvs '
+                f"of SB3 do, got none {from_environment(index)}"
+            )
+        check_observation(last, space, from_environment(index))
 
 
 def check_outcome(reward: Any, terminated: Any, truncated: Any, info: Any, source: str) -> None:

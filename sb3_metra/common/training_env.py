@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import types
+import warnings
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from gymnasium.wrappers import NormalizeObservation
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_metra.common.spaces import check_observation, check_outcome, from_environment
 
@@ -91,6 +93,21 @@ def own_observations(env: Any) -> Any:
     return env
 
 
+def warn_of_lost_statistics(venv: VecEnv) -> None:
+    """
+    Warn of statistics that neither a saved model nor a checkpoint holds.
+
+    :param venv: the training environments
+    """
+    base = venv.unwrapped
+    if isinstance(base, DummyVecEnv | SubprocVecEnv) and any(base.env_is_wrapped(NormalizeObservation)):
+        warnings.warn(
+            "NormalizeObservation of Gymnasium keeps statistics of its own in each environment, and they are saved "
+            "with no model: wrap the environments in VecNormalize of SB3, whose statistics go with the model",
+            stacklevel=4,
+        )
+
+
 class ResetWatch:
     """
     Notices that somebody else reset the training environments: an evaluation on them, or a user by hand.
@@ -136,6 +153,11 @@ class _WatchedReset:
 
     def __reduce__(self) -> Any:
         return getattr, (self.env, "reset")
+
+
+def is_watched(venv: Any) -> bool:
+    """Whether a model has learnt in these environments, so that episodes may be under way."""
+    return isinstance(vars(venv).get("reset"), _WatchedReset)
 
 
 def _layers(venv: VecEnv) -> list[Any]:
