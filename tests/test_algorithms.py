@@ -17,6 +17,7 @@ from sb3_metra import ALGORITHMS, METRA
 from sb3_metra.common.representation_discovery import RepresentationDiscovery
 from sb3_metra.common.sac import SkillSAC
 from sb3_metra.common.skill_discovery import SkillDiscovery
+from sb3_metra.envs.point import PointMassEnv
 from tests.test_skill_discovery import NoSynchronisation
 from tests.toys import TINY, same, scripted_envs, state_of
 
@@ -262,3 +263,21 @@ def test_a_method_is_one_short_file(name: str) -> None:
 def test_discrete_skills_where_they_cannot_be(name: str) -> None:
     with pytest.raises(ValueError, match=f"discrete must be False for {name}"):
         make(name, True)
+
+
+WRONG: dict[type, tuple[Any, ...]] = {bool: ("no", 1.5), int: (2.5, "x"), float: (float("nan"), "x")}
+"""What a flag, an integer and a number must not be."""
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_flag_and_number_is_checked(name: str) -> None:
+    cls = ALGORITHMS[name]
+    networks = NETWORKS if issubclass(cls, RepresentationDiscovery) else ()
+    tiny = {key: value for key, value in TINY.items() if key not in NETWORKS or key in networks}
+    checked = 0
+    for argument in cls.__signature__.parameters.values():
+        for wrong in WRONG.get(type(argument.default), ()):
+            with pytest.raises(ValueError, match=rf"\b{argument.name}\b"):
+                cls(**{"policy": "MlpPolicy", "env": PointMassEnv()} | tiny | {argument.name: wrong})
+            checked += 1
+    assert checked > 20
