@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {
         {
             "--n-goals": COUNTS,
             "--seed": SEEDS,
-            "--range": ("0", "-1", "nan", "inf", "x", "1", "1 1 1"),
+            "--range": ("0", "-1", "nan", "inf", "x", "1 1 1"),
             "--n-envs": COUNTS,
             "--max-episode-steps": COUNTS,
             "--env-kwargs": KEYWORDS,

@@ -74,11 +74,11 @@ def test_the_policy_learns_with_both_directions_unless_a_skill_is_rare() -> None
 
 def test_skills_that_no_episode_follows_are_rare() -> None:
     th.manual_seed(0)
-    counts, prior = SkillCounts(2), SpherePrior(2)
+    counts, prior = SkillCounts(2, 0.4), SpherePrior(2)
     angles = th.rand(512) * np.pi - np.pi / 2  # episodes go east only
     for _ in range(500):
         counts.update(th.stack([angles.cos(), angles.sin()], dim=1), prior.draw(512))
-    rare = counts.are_rare(th.tensor([[1.0, 0.0], [0.7, 0.7], [-1.0, 0.0], [-0.7, -0.7]]), 0.4)
+    rare = counts.are_rare(th.tensor([[1.0, 0.0], [0.7, 0.7], [-1.0, 0.0], [-0.7, -0.7]]))
     assert rare.tolist() == [False, False, True, True]
 
 

@@ -40,21 +40,18 @@ class GenDaObjective(METRAObjective):
         self.phi_average = copy.deepcopy(phi).requires_grad_(False)
         self.uniformity_coef = number(0)("uniformity_coef", uniformity_coef)
         self.phi_tau = number(0, 1)("phi_tau", phi_tau)
-        self.keep_threshold = number(0)("keep_threshold", keep_threshold)
-        self.bottleneck, self.counts = bottleneck, SkillCounts(prior.dim)
+        self.bottleneck, self.counts = bottleneck, SkillCounts(prior.dim, keep_threshold)
 
     def loss(self, batch: SkillReplayBufferSamples) -> tuple[th.Tensor, Info]:
         """METRA's loss with each episode's own direction as its skill, plus how alike those directions are."""
         assert batch.episode is not None, "transitions must come with their episodes"
-        first, last = batch.episode.first, batch.episode.last
-        tau = th.full((), self.phi_tau, device=batch.skills.device)
-        move_average(self.phi_average.parameters(), self.phi.parameters(), tau)
-        skills = self.skill_of(first, last)
+        move_average(self.phi_average.parameters(), self.phi.parameters(), self.phi_tau)
+        skills = self.skill_of(batch.episode.first, batch.episode.last)
         loss, info = super().loss(batch._replace(skills=skills))
         self.counts.update(skills, self.prior.draw(len(skills), skills.device))
-        info |= {"kept_skills": self.counts.are_rare(batch.skills, self.keep_threshold).float()}
+        info |= {"kept_skills": self.counts.are_rare(batch.skills).float()}
         if not self.prior.discrete:  # the direction of a discrete skill has no gradient
-            directions = F.normalize(self.phi(last) - self.phi(first), dim=1)
+            directions = F.normalize(self.phi(batch.episode.last) - self.phi(batch.episode.first), dim=1)
             uniformity = (directions @ directions.T).fill_diagonal_(-th.inf).logsumexp(dim=1).mean()
             loss, info["uniformity_loss"] = loss + self.uniformity_coef * uniformity, uniformity.detach()
         if self.bottleneck is not None:
@@ -69,7 +66,7 @@ class GenDaObjective(METRAObjective):
         whole = self.skill_of(batch.episode.first, batch.episode.last)
         ahead = self.skill_of(batch.observations, batch.episode.ahead)
         relabelled = th.where(th.rand_like(whole[:, :1]) < 0.5, whole, ahead)
-        rare = self.counts.are_rare(batch.skills, self.keep_threshold)
+        rare = self.counts.are_rare(batch.skills)
         return batch._replace(skills=th.where(rare[:, None], batch.skills, relabelled))
 
     @th.no_grad()
@@ -85,8 +82,7 @@ class GenDa(METRA):
     """
     METRA that relabels skills, spreads the directions of episodes, and can hide from the actor what phi knows.
 
-    Paper: https://arxiv.org/abs/2607.00392. Its experiments have LayerNorm in the critics
-    (``policy_kwargs=dict(layer_norm=True)``) and the bottleneck; both are off by default.
+    Paper: https://arxiv.org/abs/2607.00392. Off by default, on there: the bottleneck, and ``layer_norm`` of the policy.
 
     :param policy: as for METRA, like ``env``, ``skill_dim`` and ``discrete``
     :param uniformity_coef: weight of the term that spreads the directions of episodes

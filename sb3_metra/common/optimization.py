@@ -54,7 +54,7 @@ def name_culprit(logged: dict[str, float], failed: list[str]) -> str:
     return f"{name} must be finite, got {logged[name]}"
 
 
-def move_average(averages: Iterable[th.Tensor], values: Iterable[th.Tensor], weight: th.Tensor) -> None:
+def move_average(averages: Iterable[th.Tensor], values: Iterable[th.Tensor], weight: th.Tensor | float) -> None:
     """
     Move averages towards values: ``average = (1 - weight) * average + weight * value``.
 
