@@ -159,6 +159,14 @@ def test_the_code_of_the_bottleneck_is_learnt_by_its_own_loss_alone() -> None:
     assert not th.equal(before[0], next(iter(extractor.parameters())))
 
 
+def test_the_networks_of_the_code_can_be_chosen() -> None:
+    model = make(bottleneck_dim=4, policy_kwargs={"net_arch": [8], "actor_extractor_kwargs": {"net_arch": [16]}})
+    widths = [
+        layer.out_features for layer in model.actor.features_extractor.extractor.encoder if hasattr(layer, "weight")
+    ]
+    assert widths == [16, 2 * 4]
+
+
 def test_the_loss_of_the_bottleneck_by_hand() -> None:
     bottleneck = Bottleneck(PLANE, 1, phi_dim=1, net_arch=[], kl_coef=2.0)
     with th.no_grad():

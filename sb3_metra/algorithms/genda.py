@@ -112,7 +112,7 @@ class GenDa(METRA):
         self.uniformity_coef, self.phi_tau, self.keep_threshold = uniformity_coef, phi_tau, keep_threshold
         self.ahead, self.bottleneck_dim = ahead, optional(integer(1))("bottleneck_dim", bottleneck_dim)
         if self.bottleneck_dim is not None:
-            policy_kwargs = (policy_kwargs or {}) | Bottleneck.policy_kwargs(self.bottleneck_dim, skill_dim)
+            policy_kwargs = Bottleneck.policy_kwargs(policy_kwargs, self.bottleneck_dim, skill_dim)
         super().__init__(policy, env, skill_dim, discrete, policy_kwargs=policy_kwargs, **kwargs)
 
     def make_objective(self) -> GenDaObjective:

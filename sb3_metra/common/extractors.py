@@ -154,14 +154,17 @@ class Bottleneck(BaseFeaturesExtractor):
             initialize(network, nn.init.xavier_uniform_)
 
     @classmethod
-    def policy_kwargs(cls, dim: int, phi_dim: int) -> dict[str, Any]:
+    def policy_kwargs(cls, given: dict[str, Any] | None, dim: int, phi_dim: int) -> dict[str, Any]:
         """
         Arguments of a policy whose actor sees a code.
 
+        :param given: the policy's other arguments; ``actor_extractor_kwargs`` in them go to the code
         :param dim: components of the code
         :param phi_dim: components of phi
         """
-        return {"actor_extractor_class": cls, "actor_extractor_kwargs": {"dim": dim, "phi_dim": phi_dim}}
+        given = given or {}
+        own = {**(given.get("actor_extractor_kwargs") or {}), "dim": dim, "phi_dim": phi_dim}
+        return {**given, "actor_extractor_class": cls, "actor_extractor_kwargs": own}
 
     def encode(self, observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
