@@ -82,7 +82,7 @@ class GenDa(METRA):
     """
     METRA that relabels skills, spreads the directions of episodes, and can hide from the actor what phi knows.
 
-    Paper: https://arxiv.org/abs/2607.00392. Off by default, on there: the bottleneck, and ``layer_norm`` of the policy.
+    Paper: https://arxiv.org/abs/2607.00392. It has the bottleneck and LayerNorm in the critics; here both are off.
 
     :param policy: as for METRA, like ``env``, ``skill_dim`` and ``discrete``
     :param uniformity_coef: weight of the term that spreads the directions of episodes

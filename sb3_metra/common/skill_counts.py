@@ -42,7 +42,7 @@ class SkillCounts(nn.Module):
 
     def are_rare(self, skills: th.Tensor) -> th.Tensor:
         """
-        Whether counted skills are rare in a skill's cell.
+        Whether the counted skills are rare in the cell of each given skill.
 
         :param skills: (batch, dim)
         :return: (batch,), boolean
