@@ -55,7 +55,7 @@ def test_names_say_what_the_actor_sees() -> None:
     for names in (["-z"], ["-x", "y"]):
         with pytest.raises(ValueError, match="actor_observation must be names among x, y, all of them with a minus or"):
             tiny_model(PointMassEnv(), actor_observation=names)
-    with pytest.raises(ValueError, match=r"must be a mask or a function where env\.metadata has no observation_names"):
+    with pytest.raises(ValueError, match=r"must be a mask or a function if env\.metadata has no observation_names"):
         tiny_model(actor_observation=["-x"])
 
 
