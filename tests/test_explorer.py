@@ -17,6 +17,7 @@ from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.evaluation.report import write_report
 from sb3_metra.evaluation.runs import read_curves
 from tests.test_report import Follow, point
+from tests.toys import made_once
 
 webdriver = pytest.importorskip("selenium.webdriver", reason='needs selenium: pip install "sb3-metra[tests]"')
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -46,7 +47,10 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page for each kind of skill; that of the circle has films and curves."""
-    folder = tmp_path_factory.mktemp("pages")
+    return made_once(tmp_path_factory, "pages", write_pages)
+
+
+def write_pages(folder: Path) -> None:
     rows = [f"{1000 * i},{i},{1 / (i + 1)}" for i in range(5)]
     head = "time/total_timesteps,eval/policy_state_coverage,train/phi_loss"
     (folder / "progress.csv").write_text("\n".join([head, *rows]))
@@ -54,7 +58,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_report(Follow(OneHotPrior(5)), point(max_episode_steps=20), folder / "discrete.html")
     write_report(Follow(SpherePrior(1)), point(max_episode_steps=20), folder / "line.html")
     write_report(Follow(SpherePrior(4)), point(max_episode_steps=20), folder / "space.html")
-    return folder
 
 
 @pytest.fixture(scope="module")

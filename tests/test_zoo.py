@@ -317,8 +317,9 @@ def test_only_training_ends_episodes_on_the_back(tmp_path: Path, monkeypatch: py
         return env
 
     monkeypatch.setattr(rl_zoo3.exp_manager.ExperimentManager, "create_envs", spy)
-    zoo.train(["--env", "sb3_metra/Ant-v0", "-n", "8", "-f", str(tmp_path)])
-    assert seen == {False: [True] * 8, True: [False]}
+    small = ["n_envs:2", "policy_kwargs:dict(net_arch=[8])", "phi_kwargs:dict(net_arch=[8])"]
+    zoo.train(["--env", "sb3_metra/Ant-v0", "-n", "2", "-f", str(tmp_path), "-params", *small])
+    assert seen == {False: [True] * 2, True: [False]}
 
 
 @pytest.mark.parametrize(
