@@ -2,6 +2,7 @@
 
 import ctypes.util
 import gc
+import multiprocessing
 import os
 import random
 import sys
@@ -17,6 +18,10 @@ import torch as th
 
 gc.disable()  # what tests import stays: hundreds of thousands of objects
 th.set_num_threads(1)  # two threads on a busy machine are several times slower than one
+
+# Environments' processes are forked from a server, which imports once what each of them would import for itself.
+if sys.platform != "win32":
+    multiprocessing.set_forkserver_preload(["sb3_metra.common.last_words"])
 
 # PyTorch keeps every seed, with the stack that it came from, for devices that are not there: milliseconds each.
 for device in (th.cuda, th.xpu, th.mtia):

@@ -110,7 +110,7 @@ def run(make: Any, folder: Path, steps: int, kill: int | None = None, **kwargs: 
 
     def callbacks() -> list[BaseCallback]:
         evaluation = EvalCallback(make_vec_env(Remembering, 1, seed=1), eval_freq=17, n_eval_episodes=1, verbose=0)
-        return [RunCheckpointCallback(20, folder), Record(), *([evaluation] if make is remembering else [])]
+        return [RunCheckpointCallback(40, folder), Record(), *([evaluation] if make is remembering else [])]
 
     env = make()
     model = tiny_model(env, **kwargs)
