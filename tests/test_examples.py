@@ -9,8 +9,8 @@ import pytest
 from tests.programs import run_python
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-#: The first takes thousands of gradient steps, however few the steps; the others begin as ``reach_goals`` does.
-SLOW = ("fine_tune", "follow_waypoints", "hierarchical_control")
+#: The first takes thousands of gradient steps, however few the steps; the others begin as ``discover_skills`` does.
+SLOW = ("fine_tune", "follow_waypoints", "hierarchical_control", "reach_goals")
 
 
 @pytest.mark.parametrize(

@@ -416,6 +416,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["n_skills"] == 2
 
 
+@pytest.mark.slow
 def test_a_goal_that_no_network_sees(tmp_path: Path) -> None:
     model = tiny_model(wanderers(), "MultiInputPolicy")
     model.export(tmp_path / "skills")

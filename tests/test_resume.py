@@ -144,7 +144,7 @@ def noise() -> OrnsteinUhlenbeckActionNoise:
         (point, {"skill_dim": 4, "discrete": True}),
         pytest.param(normalised, {}, marks=pytest.mark.slow),  # see the overlapped one
         (processes, {}),
-        (lambda: make_vec_env(Stateless, 3, seed=5), {}),
+        pytest.param(lambda: make_vec_env(Stateless, 3, seed=5), {}, marks=pytest.mark.slow),
         pytest.param(
             remembering,
             {"overlap": True, "action_noise": noise, "learning_rate": lambda remaining: 1e-3 * remaining},
