@@ -10,8 +10,8 @@ from tests.programs import run_python
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 #: Atari plays 48 games to the end, fine-tuning takes thousands of gradient steps however few the steps, and the others
-#: begin as ``reach_goals`` does.
-SLOW = ("atari", "fine_tune", "follow_waypoints", "hierarchical_control")
+#: begin as ``discover_skills`` does.
+SLOW = ("atari", "fine_tune", "follow_waypoints", "hierarchical_control", "reach_goals")
 
 
 @pytest.mark.parametrize(
