@@ -38,7 +38,7 @@ def keep(run: Path, name: str) -> None:
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows([f"{float(row[column] or 'nan'):.6g}" for column in COLUMNS.values()] for row in rows)
+        writer.writerows([f"{float(row.get(column) or 'nan'):.6g}" for column in COLUMNS.values()] for row in rows)
     (RESULTS / f"{name}.json").write_text((run / "settings.json").read_text())
 
 
