@@ -191,6 +191,18 @@ def test_a_run_that_a_callback_stops_in_a_round_goes_on(overlap: bool, tmp_path:
     assert same(state_of(resumed), state_of(whole))
 
 
+@pytest.mark.parametrize("what", ["reset", "step"])
+def test_a_run_whose_environments_somebody_else_moved_goes_on(what: str, tmp_path: Path) -> None:
+    whole, arguments = tiny_model(remembering()), {"reset": (), "step": (np.zeros((3, 2), np.float32),)}[what]
+    whole.learn(24)
+    getattr(whole.env, what)(*arguments)
+    whole.save_checkpoint(tmp_path)
+    whole.learn(48, reset_num_timesteps=False)
+    resumed = METRA.resume(tmp_path, remembering(), device="cpu").learn(48)
+    own, other = resumed.replay_buffer.to_arrays(), whole.replay_buffer.to_arrays()
+    assert all(np.array_equal(own[name], other[name]) for name in other)
+
+
 def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     model = tiny_model(remembering())
     for steps in (24, 24, 24):

@@ -92,7 +92,8 @@ def _write_state(state: dict[str, Any], folder: Path) -> None:
 
 def _run_state(model: SkillDiscovery) -> dict[str, Any]:
     env = get_env_state(model.stepped)
-    if env["base"] is None or model._last_obs is None:
+    moved = model._watch is not None and model._watch.seen  # by somebody else
+    if env["base"] is None or model._last_obs is None or moved:
         model.begin_new_episodes()
     attributes = {name: getattr(model, name) for name in _ATTRIBUTES}
     cuda = th.cuda.get_rng_state_all() if th.cuda.is_available() else []

@@ -24,7 +24,7 @@ from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.collecting import CollectingSAC
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
 from sb3_metra.common.spaces import check_finite, check_step
-from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations, warn_of_lost_statistics
+from sb3_metra.common.training_env import EpisodeWatch, copy_observation, own_observations, warn_of_lost_statistics
 from sb3_metra.common.workers import guard_workers
 
 Self = TypeVar("Self", bound="SkillDiscovery")
@@ -47,7 +47,7 @@ class SkillDiscovery(CollectingSAC):
     _round: tuple[int, int] = (0, 0)  # steps and episodes of the round under way
     _episode_steps: np.ndarray | None = None  # of the running episodes
     _warned_of_endless = False
-    _resets: ResetWatch | None = None
+    _watch: EpisodeWatch | None = None
     _callback: BaseCallback | None = None  # of the running or the last call of ``learn``
     _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
     __signature__: ClassVar[inspect.Signature]
@@ -99,7 +99,7 @@ class SkillDiscovery(CollectingSAC):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        self._watch_resets()
+        self._watch_env()
         self._open_collectors()
         if reset_num_timesteps:
             self._round = (0, 0)
@@ -116,17 +116,17 @@ class SkillDiscovery(CollectingSAC):
         take_up(self, self._callback)
         return result
 
-    def _watch_resets(self) -> None:
-        if self._resets is None or self._resets.venv is not self.env:
-            if self._resets is not None:
-                self._resets.close()
+    def _watch_env(self) -> None:
+        if self._watch is None or self._watch.venv is not self.env:
+            if self._watch is not None:
+                self._watch.close()
             if self.env is None:
                 raise ValueError("env must be given before learning, got None: hand it to load, or call set_env")
-            self._resets = ResetWatch(self.env)
+            self._watch = EpisodeWatch(self.env)
 
     def _begin_episodes(self, observations: Any) -> None:
         """Every environment was just reset: new skills, and nothing that spans the reset."""
-        assert self._resets is not None
+        assert self._watch is not None
         assert self.replay_buffer is not None
         self.replay_buffer.end_episodes()
         self._last_obs = copy_observation(observations)
@@ -134,7 +134,7 @@ class SkillDiscovery(CollectingSAC):
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
         self._last_skills = self._draw_skills(self.n_envs)
         self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
-        self._resets.take()
+        self._watch.take()
 
     def collect_rollouts(
         self,
@@ -165,7 +165,7 @@ class SkillDiscovery(CollectingSAC):
         callback.on_rollout_start()
         with self._learner or nullcontext():
             while should_collect_more_steps(train_freq, *self._round):
-                if self._last_obs is None or (self._resets is not None and self._resets.take()):
+                if self._last_obs is None or (self._watch is not None and self._watch.take()):
                     self._begin_episodes(env.reset())
                 self._begin_step(begins=self._round == (0, 0))
                 num_collected_steps, num_collected_episodes = self._round
@@ -209,8 +209,8 @@ class SkillDiscovery(CollectingSAC):
         self._update_info_buffer(infos, dones)
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self._on_step()
-        if self._resets is not None:
-            self._resets.take()  # an episode's end resets its environment
+        if self._watch is not None:
+            self._watch.take()  # what this step did
         return new_obs, rewards, dones, infos
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
@@ -342,7 +342,7 @@ class SkillDiscovery(CollectingSAC):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: neither the callbacks of ``learn`` nor the watch over these environments."""
-        return vars(self) | {"_callback": None, "_resets": None}
+        return vars(self) | {"_callback": None, "_watch": None}
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_resets", "_callback", "_resumed", "_initial_callbacks"]
+        return [*super()._excluded_save_params(), "_watch", "_callback", "_resumed", "_initial_callbacks"]
