@@ -435,6 +435,38 @@ def test_skills_do_not_come_from_numpys_global_state() -> None:
     check_distinct(check_transitions(model))
 
 
+class RecordedNoise(NormalActionNoise):
+    def __init__(self) -> None:
+        super().__init__(np.zeros(2), np.full(2, 0.1))
+        self.drawn: list[float] = []
+
+    def __call__(self) -> np.ndarray:
+        noise = super().__call__()
+        self.drawn.append(float(noise[0]))
+        return noise
+
+
+def test_action_noise_neither_draws_from_numpys_global_state_nor_follows_it() -> None:
+    class Old(Scripted):
+        def reset(self, **kwargs: Any) -> Any:
+            np.random.seed(42)
+            return super().reset(**kwargs)
+
+    drawn = []
+    for world in (Old, Old, Scripted):
+        np.random.seed(len(drawn))
+        noise = RecordedNoise()
+        tiny_model(world(), learning_starts=10_000, random_warmup=False, action_noise=noise).learn(40)
+        drawn.append(noise.drawn)
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert len(set(drawn[0])) == len(drawn[0]) == 40
+    before = np.random.get_state(legacy=False)["state"]
+    model = tiny_model(Scripted(), seed=None, learning_starts=10_000, action_noise=RecordedNoise()).learn(8)
+    after = np.random.get_state(legacy=False)["state"]
+    assert (after["key"].tolist(), after["pos"]) == (before["key"].tolist(), before["pos"])
+    assert len(model.action_noise.drawn) == 8
+
+
 def test_predict_and_evaluation_leave_training_as_it_is() -> None:
     class Look(BaseCallback):
         def _on_step(self) -> bool:

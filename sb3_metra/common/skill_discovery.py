@@ -230,8 +230,17 @@ class SkillDiscovery(CollectingSAC):
         assert self._last_skills is not None
         policy, scaled = self._act(self._last_obs, self._last_skills)
         if action_noise is not None:
-            scaled = np.clip(scaled + action_noise(), -1.0, 1.0)
+            scaled = np.clip(scaled + self._draw_noise(action_noise), -1.0, 1.0)
         return policy.unscale_action(scaled), scaled
+
+    def _draw_noise(self, action_noise: ActionNoise) -> np.ndarray:
+        """SB3's noise comes from NumPy's global state, in whose place stands the model's generator meanwhile."""
+        theirs = np.random.get_bit_generator()
+        np.random.set_bit_generator(self.acting_rng.bit_generator)
+        try:
+            return action_noise()
+        finally:
+            np.random.set_bit_generator(theirs)
 
     def _store_transition(
         self,
