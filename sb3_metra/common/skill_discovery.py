@@ -24,7 +24,14 @@ from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.collecting import CollectingSAC
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
 from sb3_metra.common.spaces import check_finite, check_step
-from sb3_metra.common.training_env import EpisodeWatch, copy_observation, own_observations, warn_of_lost_statistics
+from sb3_metra.common.training_env import (
+    EpisodeWatch,
+    check_answer,
+    check_same_spaces,
+    copy_observation,
+    own_observations,
+    warn_of_lost_statistics,
+)
 from sb3_metra.common.workers import guard_workers
 
 Self = TypeVar("Self", bound="SkillDiscovery")
@@ -87,7 +94,9 @@ class SkillDiscovery(CollectingSAC):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        guard_workers(vec_env := CollectingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
+        vec_env = CollectingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper)
+        guard_workers(vec_env, check=check_answer)
+        check_same_spaces(vec_env)
         warn_of_lost_statistics(vec_env)
         return vec_env
 
@@ -235,12 +244,12 @@ class SkillDiscovery(CollectingSAC):
 
     def _draw_noise(self, action_noise: ActionNoise) -> np.ndarray:
         """SB3's noise comes from NumPy's global state, in whose place stands the model's generator meanwhile."""
-        theirs = np.random.get_bit_generator()
-        np.random.set_bit_generator(self.acting_rng.bit_generator)
+        theirs = np.random.mtrand.get_bit_generator()
+        np.random.mtrand.set_bit_generator(self.acting_rng.bit_generator)
         try:
             return action_noise()
         finally:
-            np.random.set_bit_generator(theirs)
+            np.random.mtrand.set_bit_generator(theirs)
 
     def _store_transition(
         self,

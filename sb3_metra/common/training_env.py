@@ -93,6 +93,39 @@ def own_observations(env: Any) -> Any:
     return env
 
 
+def check_answer(answer: tuple[Any, ...], space: gym.Space, index: int) -> None:
+    """
+    Refuse what a worker of SB3's ``SubprocVecEnv`` returns and what could be stacked only by a cast, or not at all.
+
+    :param answer: (observation, info) of a reset, or (observation, reward, done, info, info of the reset)
+    :param space: of observations
+    :param index: the worker's
+    :raises ValueError: in a sentence
+    """
+    source = from_environment(index)
+    check_observation(answer[0], space, source)
+    if len(answer) > 2:
+        check_outcome(answer[1], answer[2], answer[2], answer[3], source)
+
+
+def check_same_spaces(venv: VecEnv) -> None:
+    """
+    Refuse environments of several kinds: actions are chosen, and observations stored, as the first one wants them.
+
+    :param venv: the training environments
+    :raises ValueError: for the first that has another space
+    """
+    if not isinstance(base := venv.unwrapped, DummyVecEnv | SubprocVecEnv):
+        return
+    for name in ("observation_space", "action_space"):
+        first, *others = base.get_attr(name)
+        for index, space in enumerate(others, 1):
+            if space != first:
+                raise ValueError(
+                    f"env must have the same {name} in each environment, got {first} and {space} with index {index}"
+                )
+
+
 def warn_of_lost_statistics(venv: VecEnv) -> None:
     """
     Warn of statistics that neither a saved model nor a checkpoint holds.
