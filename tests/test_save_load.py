@@ -315,7 +315,7 @@ def test_misspelt_arguments_are_refused(tmp_path: Path) -> None:
     trained().save(tmp_path / "model")
     with pytest.raises(TypeError, match="unknown argument 'batchsize'; did you mean 'batch_size'"):
         METRA.load(tmp_path / "model", device="cpu", batchsize=64)
-    with pytest.raises(TypeError, match="unknown argument 'zzz'; METRA has policy, skill_dim"):
+    with pytest.raises(TypeError, match="unknown argument 'zzz'; it has policy, skill_dim"):
         METRA.load(tmp_path / "model", device="cpu", zzz=64)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -48,20 +48,20 @@ def argument_names(cls: type) -> list[str]:
     return [name for name in names if name not in ("env", "device", "_init_setup_model")]
 
 
-def check_names(cls: type, given: Iterable[str]) -> None:
+def check_names(function: str, names: Sequence[str], given: Iterable[str]) -> None:
     """
-    Refuse arguments that the algorithm does not have.
+    Refuse arguments that a function does not have.
 
-    :param cls: an algorithm
+    :param function: its name
+    :param names: of the arguments that it has
     :param given: names of arguments
     :raises TypeError: for the first such name
     """
-    names = argument_names(cls)
     for name in given:
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; {cls.__name__} has {', '.join(names)}"
-            raise TypeError(f"load() got an unknown argument {name!r}{hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
+            raise TypeError(f"{function}() got an unknown argument {name!r}; {hint}")
 
 
 def check_saved(cls: type, saved: SavedModel) -> None:

@@ -18,6 +18,7 @@ from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.captured_step import CapturedStep
 from sb3_metra.common.loading import (
     ATTRIBUTES,
+    argument_names,
     check_changes,
     check_names,
     check_parameters,
@@ -121,7 +122,7 @@ class PersistentSAC(SkillSAC, ABC):
             cannot change
         :raises TypeError: if there is no such argument
         """
-        check_names(cls, kwargs)
+        check_names("load", argument_names(cls), kwargs)
         if print_system_info:
             print("== CURRENT SYSTEM INFO ==")
             get_system_info()

@@ -23,6 +23,7 @@ from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, tak
 from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.collecting import CollectingSAC
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
+from sb3_metra.common.loading import check_names
 from sb3_metra.common.spaces import check_finite, check_step
 from sb3_metra.common.training_env import (
     EpisodeWatch,
@@ -63,6 +64,17 @@ class SkillDiscovery(CollectingSAC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__signature__ = full_signature(cls)  # for help, notebooks and documentation
+
+    def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
+        """
+        :param args: of the constructor
+        :param kwargs: of the constructor
+        :raises TypeError: for a name that the constructor does not know
+        """
+        constructor = next(base for base in cls.__mro__ if "__init__" in vars(base))
+        if constructor.__module__.startswith("sb3_metra."):  # others may take what they like
+            check_names(cls.__name__, list(cls.__signature__.parameters), kwargs)
+        return super().__new__(cls)
 
     def infer_skill(self, **prompt: Any) -> np.ndarray:
         """
