@@ -279,7 +279,7 @@ def _set_logger_state(logger: Any, state: dict[str, Any]) -> None:
 def callback_states(callback: BaseCallback) -> list[tuple[str, Any]]:
     """
     The class and the state of each callback: ``get_state()`` if it has that, else its plain attributes that training
-    has changed.
+    has changed. If its environment for evaluation cannot give a state, that begins new episodes now.
 
     :param callback: a callback, or a list of them
     """
@@ -293,8 +293,10 @@ def callback_states(callback: BaseCallback) -> list[tuple[str, Any]]:
             changed = {name: x for name, x in _plain_attributes(one).items() if initial.get(name, _MISSING) != x}
             state["attributes"] = changed
         if isinstance(env := getattr(one, "eval_env", None), VecEnv):
-            env_state = get_env_state(env)
-            state["eval_env"] = env_state if env_state["base"] is not None else None
+            state["eval_env"] = get_env_state(env)
+            if state["eval_env"]["base"] is None:
+                state["eval_env"] = None
+                env.seed(one.model.seed_of_step)  # type: ignore[attr-defined]
         states.append((type(one).__name__, state))
     return states
 
@@ -305,9 +307,12 @@ _MISSING = object()
 def _set_callback_state(callback: Any, state: dict[str, Any]) -> None:
     if "own" in state and hasattr(callback, "set_state"):
         callback.set_state(state["own"])
-    if state.get("eval_env") is not None and isinstance(getattr(callback, "eval_env", None), VecEnv):
-        callback.eval_env.reset()
-        set_env_state(callback.eval_env, state["eval_env"])
+    if "eval_env" in state and isinstance(env := getattr(callback, "eval_env", None), VecEnv):
+        if state["eval_env"] is None:
+            env.seed(callback.model.seed_of_step)
+        else:
+            env.reset()
+            set_env_state(env, state["eval_env"])
     for name, text in state.get("attributes", {}).items():
         value, tensors = text
         _set_attribute(callback, name, decode(json.loads(value), tensors))
