@@ -144,7 +144,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
     "sb3_metra.pretrained": {"sb3_metra.algorithms"} | LEAVES,
     "sb3_metra.zoo_files": set(),
-    "sb3_metra.zoo_input": LEAVES,
+    "sb3_metra.zoo_input": LEAVES | {"sb3_metra.zoo_files"},
     "sb3_metra.zoo_runs": LOOP
     | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch", "sb3_metra.collectors*"},
     "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_*"},
