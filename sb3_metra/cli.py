@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run a command.
 
     :param argv: the words after ``sb3-metra``; those of the process if ``None``
-    :return: the exit status: 0, or the command's own; 2 after a mistake, which is told in one sentence; 1 after
+    :return: the exit status: 0, or the command's own; 2 after a mistake, reported in one sentence; 1 after
         another error; 130 if interrupted
     """
     lines = [f"  {name:<9} {what}" for name, what in COMMANDS.items()]

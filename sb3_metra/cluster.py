@@ -1,4 +1,4 @@
-"""The way to a Ray cluster, and whether it has room."""
+"""Connecting to a Ray cluster, and whether it has room."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def connect(name: str, address: str | None) -> bool:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} must be that of a running Ray cluster, got {address!r}: {reason}") from error
+        raise ValueError(f"{name} must be the address of a running Ray cluster, got {address!r}: {reason}") from error
     return True
 
 
@@ -49,7 +49,7 @@ def check_room(
     nodes: Sequence[Mapping[str, float]], name: str, n: int, num_cpus: float, own: Mapping[str, float] | None = None
 ) -> None:
     """
-    Refuse what would wait for room for ever, because it would not fit on an empty cluster.
+    Refuse what would wait forever, because it would not fit on an empty cluster.
 
     :param nodes: resources of each node, by name
     :param name: of the argument that holds the number of collectors

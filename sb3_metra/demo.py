@@ -113,8 +113,8 @@ def run_demo(
     """
     Train with the shipped settings on two cores, until the steps or the time are over, and show the skills.
 
-    Writes ``model.zip``, ``progress.csv``, ``skills.png``, ``skills.html``, ``result.json`` and, where the environment
-    can be drawn, ``skills.mp4``, or ``skills.gif`` where no encoder for MP4 is installed.
+    Writes ``model.zip``, ``progress.csv``, ``skills.png``, ``skills.html``, ``result.json`` and, if the environment
+    can be drawn, ``skills.mp4``, or ``skills.gif`` if no encoder for MP4 is installed.
 
     :param env_id: id of an environment with ``info["coordinates"]``
     :param seed: seed of everything
@@ -175,7 +175,7 @@ def _train(env_id: str, seed: int, end: float, out: Path) -> tuple[METRA, float]
     finally:
         env.close()
     if model.num_timesteps < timesteps:
-        print(f"The time was over after {model.num_timesteps} of {timesteps} steps.")
+        print(f"The time ran out after {model.num_timesteps} of {timesteps} steps.")
     return model, time.monotonic() - started
 
 
@@ -264,7 +264,7 @@ def _explore(model: METRA, env_id: str, seed: int, trajectories: list[SkillTraje
 
 
 def _how_to_see_more(env_id: str, out: Path) -> str:
-    """What was written, and commands that go on from there."""
+    """What was written, and commands to continue with."""
     other = "sb3_metra/HalfCheetah-v0" if env_id == "sb3_metra/PointMass-v0" else "sb3_metra/PointMass-v0"
     files = "\n".join(f"  {path}" for path in sorted(out.iterdir()) if path.is_file())
     return f"""\

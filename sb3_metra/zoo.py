@@ -65,7 +65,7 @@ _LOG_FOLDER = "logs"  # rl_zoo3's train writes there, and its enjoy looks elsewh
 
 class CoverageEvalCallback(EvalCallback):
     """
-    SB3's ``EvalCallback`` with policy state coverage in place of the mean reward; task coverage, where an environment
+    SB3's ``EvalCallback`` with policy state coverage in place of the mean reward; task coverage if an environment
     reports ``info["tasks"]`` and no coordinates.
 
     Each of the ``n_eval_episodes`` episodes follows one skill, always the same ones. ``last_mean_reward`` and

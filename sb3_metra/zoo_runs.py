@@ -1,4 +1,4 @@
-"""rl_zoo3's runs: settings that are checked, checkpoints, and what was learnt kept. A run can go on from there."""
+"""rl_zoo3's runs: settings that are checked, checkpoints, and what was learnt kept. A run can resume from there."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -47,11 +47,11 @@ def remembered(arguments: Sequence[str], paper: bool) -> Iterator[None]:
 @contextmanager
 def going_on(run: str) -> Iterator[list[str]]:
     """
-    While it is open, training goes on with a run.
+    While it is open, training resumes a run.
 
     :param run: its folder
     :return: its arguments
-    :raises ValueError: if there is no such run, or no whole checkpoint in it
+    :raises ValueError: if there is no such run, or no complete checkpoint in it
     """
     global _run
     found = sorted(Path(run).glob(f"*/{_WORDS}"))
@@ -122,7 +122,7 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
         replay = path.parent / "replay_buffer.pkl"
         if replay.exists():
             model.load_replay_buffer(replay, trusted=files.trusted)
-        print(f"Going on with {path}, {'with' if replay.exists() else 'without'} replay")
+        print(f"Continuing with {path}, {'with' if replay.exists() else 'without'} replay")
         return model
 
     def create_callbacks(self) -> None:
@@ -132,7 +132,7 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
             self.callbacks.append(checkpoints)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        """As rl_zoo3's, but a run that goes on takes its model from its newest checkpoint."""
+        """As rl_zoo3's, but a resumed run takes its model from its newest checkpoint."""
         result = super().setup_experiment()
         if result is None or _run is None:
             return result
@@ -150,7 +150,7 @@ class RunManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def learn(self, model: BaseAlgorithm) -> None:
         """
-        As rl_zoo3's, but a run that goes on takes the steps that are left, and a lost worker loses no model.
+        As rl_zoo3's, but a resumed run takes the steps that are left, and a lost worker loses no model.
 
         :param model: the model
         :raises ValueError: if no steps are left

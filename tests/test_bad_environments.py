@@ -151,7 +151,7 @@ class Batched(VecEnv):
         (lambda o, r, d, i: (o.tolist(), r, d, i), "observation must be a NumPy array .* got a list"),
         (lambda o, r, d, i: (o, r, d, None), "infos must be 3 dictionaries, .* got None"),
         (lambda o, r, d, i: (o, r, d, i[:1]), "infos must be 3 dictionaries"),
-        (lambda o, r, d, i: (o, r, d, d, i), r"step of a VecEnv must return .* got 5 things"),
+        (lambda o, r, d, i: (o, r, d, d, i), r"step of a VecEnv must return .* got 5 values"),
         (lambda o, r, d, i: (o, r, d, [{}] * 3), "last observation as .* got none from the environment with index 0"),
         (
             lambda o, r, d, i: (o, r, d, [*i[:2], {"terminal_observation": np.zeros(2)}]),

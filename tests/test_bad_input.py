@@ -461,9 +461,7 @@ def test_other_observation_spaces(space: spaces.Space, message: str) -> None:
 def test_float_images_with_channels_last(policy: str, shape: tuple[int, ...]) -> None:
     space: spaces.Space = spaces.Box(0, 1, shape, np.float32)
     space = spaces.Dict({"eye": space}) if policy == "MultiInputPolicy" else space
-    with pytest.raises(
-        ValueError, match=r"must be an image with channels first where normalize_images=False, got shape"
-    ):
+    with pytest.raises(ValueError, match=r"must be an image with channels first if normalize_images=False, got shape"):
         build(policy, OnlySpaces(space), policy_kwargs={"normalize_images": False})
 
 
@@ -630,7 +628,7 @@ def points() -> list[np.ndarray]:
 def test_a_loop_without_the_state_is_warned_of_once(points: list[np.ndarray]) -> None:
     model = build()
     model.predict(points[0])
-    with pytest.warns(UserWarning, match="predict was called again without state, so that each step follows another"):
+    with pytest.warns(UserWarning, match="predict was called again without state, so each step follows another"):
         model.predict(points[1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

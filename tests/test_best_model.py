@@ -116,7 +116,7 @@ def test_training_goes_on_if_the_model_cannot_be_written(tmp_path: Path, monkeyp
     )
     callback = SkillEvalCallback(goal_points(1, 5), eval_freq=8, n_skills=2, best_model_save_path=tmp_path)
     model = tiny_model(goal_points(1, 5))
-    with pytest.warns(UserWarning, match="could not be written, training goes on without it: .*No space left"):
+    with pytest.warns(UserWarning, match="could not be written, training continues without it: .*No space left"):
         model.learn(24, callback)
     assert model.num_timesteps == 24
     assert len(calls) == 2

@@ -23,7 +23,7 @@ def test_a_cluster_that_has_ended_is_not_waited_for_nor_taken_for_a_local_one(mo
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **kwargs: begun.append(kwargs))
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(ValueError, match=r"--address must be that of a running .*, got 'auto': .*refused"):
+    with pytest.raises(ValueError, match=r"--address must be the address of a running .*, got 'auto': .*refused"):
         connect("--address", "auto")
     assert begun == []
     assert connect("--address", None)

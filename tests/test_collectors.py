@@ -388,7 +388,7 @@ def test_a_collector_that_is_lost_again_and_again_ends_the_run_and_loses_nothing
     ):
         model.learn(100 * ROUND)
     assert str(error.value) == (
-        "collectors must answer, got collector 0 lost 4 times one after the other, the last time because it was told to"
+        "collectors must answer, got collector 0 lost 4 times in a row, the last time because it was told to"
     )
     assert sum("is replaced" in str(x.message) for x in warned) == 9
     assert collectors.sent == 12
@@ -577,10 +577,10 @@ def test_collectors_serve_one_model() -> None:
 
 def test_nodes_that_cannot_take_part_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     remote = _make_actor_class()()
-    with pytest.raises(RuntimeError, match=r"must have sb3_metra 0\.0 as the learner, got "):
+    with pytest.raises(RuntimeError, match=r"must have sb3_metra 0\.0, as the learner has, got "):
         remote.build(b"", "0.0", 1)
     monkeypatch.setitem(__import__("sys").modules, "sb3_metra.collectors.collector", None)
-    with pytest.raises(RuntimeError, match="must have sb3_metra as the learner: "):
+    with pytest.raises(RuntimeError, match="must have sb3_metra, as the learner has: "):
         remote.build(b"", "0.0", 1)
 
 
@@ -589,5 +589,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:1", "nonsense"):
         model = make(collectors=RayCollectors(point, address=address))
-        with pytest.raises(ValueError, match=f"address must be that of a running Ray cluster, got '{address}': "):
+        with pytest.raises(
+            ValueError, match=f"address must be the address of a running Ray cluster, got '{address}': "
+        ):
             model.learn(ROUND)

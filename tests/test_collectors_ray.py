@@ -196,7 +196,7 @@ def test_a_collector_that_cannot_be_replaced_leaves_the_others(cluster: None, op
         return True
 
     model = make(env, collectors := opened(env, 2), learning_starts=10**6)
-    sentence = "collector . cannot be replaced, 1 go on: env must be an environment that collectors can build"
+    sentence = "collector . cannot be replaced, 1 continue: env must be an environment that collectors can build"
     with pytest.warns(UserWarning, match=sentence):
         model.learn(200 * ROUND, kill)
     assert len(collectors.ready()) == 1

@@ -161,7 +161,7 @@ def test_a_file_that_was_tampered_with_is_refused(copied: Path, name: str) -> No
     content = bytearray((copied / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copied / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"is not whole: {name} is missing, torn or of another time"):
+    with pytest.raises(ValueError, match=rf"is damaged: {name} is missing, incomplete or from another save"):
         sb3_metra.load(copied)
     if name.endswith(".onnx"):
         with pytest.raises(ValueError, match=f"was changed: {name} does not match its SHA-256"):
@@ -209,7 +209,7 @@ def test_a_contract_that_leaves_out_something_is_refused(copied: Path) -> None:
 def test_a_folder_without_a_contract_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"folder must hold skills.json, got"):
         SkillPlayer(tmp_path)
-    with pytest.raises(ValueError, match=r"is not whole: its skills.json is missing or torn"):
+    with pytest.raises(ValueError, match=r"is damaged: its skills.json is missing or incomplete"):
         sb3_metra.load(tmp_path)
 
 
@@ -280,7 +280,7 @@ def test_an_extractor_that_onnx_cannot_express_is_named(tmp_path: Path) -> None:
     model = tiny_model(policy_kwargs={"net_arch": [4], "features_extractor_class": Undecided})
     with pytest.raises(ValueError, match="action must be what ONNX can express, got Undecided, which PyTorch cannot"):
         model.export(tmp_path)
-    with pytest.raises(ValueError, match="is not whole"):
+    with pytest.raises(ValueError, match="is damaged"):
         sb3_metra.load(tmp_path)
 
 

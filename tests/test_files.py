@@ -71,7 +71,7 @@ def test_a_torn_another_or_missing_file_is_named(content: bytes | None, tmp_path
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"is not whole: b is missing, torn or of another time"):
+    with pytest.raises(ValueError, match=r"is damaged: b is missing, incomplete or from another save"):
         check_manifest(tmp_path)
 
 
@@ -79,5 +79,5 @@ def test_a_torn_another_or_missing_file_is_named(content: bytes | None, tmp_path
 def test_a_manifest_that_is_none_is_named(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(ValueError, match=r"is not whole: its manifest.json is missing or torn"):
+    with pytest.raises(ValueError, match=r"is damaged: its manifest.json is missing or incomplete"):
         check_manifest(tmp_path)

@@ -214,14 +214,14 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) == find_checkpoint(tmp_path / "checkpoints") == find_checkpoint(newer) == newer
     with (newer / "model.zip").open("r+b") as file:
         file.truncate(1_000)
-    with pytest.warns(UserWarning, match=r"going on from .*because .*model\.zip is missing, torn"):
+    with pytest.warns(UserWarning, match=r"resuming from .*because .*model\.zip is missing, incomplete"):
         assert find_checkpoint(tmp_path) == older
-    with pytest.raises(ValueError, match=r"model\.zip is missing, torn"):
+    with pytest.raises(ValueError, match=r"model\.zip is missing, incomplete"):
         find_checkpoint(newer)
     (older / "manifest.json").unlink()
-    with pytest.raises(ValueError, match="must hold a whole checkpoint, got"):
+    with pytest.raises(ValueError, match="must hold a complete checkpoint, got"):
         METRA.resume(tmp_path, remembering())
-    with pytest.raises(ValueError, match="must hold a whole checkpoint, got none"):
+    with pytest.raises(ValueError, match="must hold a complete checkpoint, got none"):
         METRA.resume(tmp_path / "nowhere", remembering())
 
 

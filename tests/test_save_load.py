@@ -88,7 +88,7 @@ def test_a_folder_beside_the_file_is_not_taken_for_it(tmp_path: Path) -> None:
     loaded = METRA.load(tmp_path / "ant", device="cpu")
     assert_same_tensors(loaded.get_parameters(), model.get_parameters())
     (tmp_path / "ant.zip").unlink()
-    with pytest.raises(ValueError, match=r"ant is not whole: its skills.json is missing"):
+    with pytest.raises(ValueError, match=r"ant is damaged: its skills.json is missing"):
         METRA.load(tmp_path / "ant")
 
 
@@ -580,7 +580,7 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
         archive.writestr("something", "else")
     with zipfile.ZipFile(tmp_path / "list.zip", "w") as archive:
         archive.writestr("data", "[1]")
-    messages = {"text": "is not a saved model: it is no zip", "nothing": "is not whole", "empty": "it holds no data"}
+    messages = {"text": "is not a saved model: it is no zip", "nothing": "is damaged", "empty": "it holds no data"}
     for name, message in (messages | {"list": "it holds no data"}).items():
         for load in (METRA.load, sb3_metra.load, trained().set_parameters):
             with pytest.raises(ValueError, match=rf"{name}.zip .*{message}"):
@@ -596,9 +596,9 @@ def test_a_torn_file_is_refused_wherever_it_was_torn(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for cut in [0, 1, 4, len(content) - 1, *rng.integers(len(content), size=40)]:
         path.write_bytes(content[:cut])
-        with pytest.raises(ValueError, match=r"model.zip is not (whole|a saved model)"):
+        with pytest.raises(ValueError, match=r"model.zip is (damaged|not a saved model)"):
             METRA.load(path, device="cpu")
-        with pytest.raises(ValueError, match=r"model.zip is not"):
+        with pytest.raises(ValueError, match=r"model.zip is (damaged|not a saved model)"):
             check_whole(path)
 
 
@@ -632,7 +632,7 @@ def test_a_file_mixed_from_two_is_refused(tmp_path: Path) -> None:
         ):
             for entry in one.namelist():
                 mixed.writestr(entry, (other if entry == name else one).read(entry))
-        with pytest.raises(ValueError, match=rf"mixed.zip is mixed: {name} inside it is not the one"):
+        with pytest.raises(ValueError, match=rf"mixed.zip is damaged: {name} inside it is not the one"):
             METRA.load(tmp_path / "mixed.zip", device="cpu")
 
 
@@ -659,9 +659,9 @@ def test_the_last_whole_file_is_found(tmp_path: Path) -> None:
         model.save(tmp_path / name)
     content = (tmp_path / "b.zip").read_bytes()
     (tmp_path / "b.zip").write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match=r"b.zip is not whole"):
+    with pytest.warns(UserWarning, match=r"b.zip is damaged"):
         assert find_whole([tmp_path / "b.zip", tmp_path / "a.zip"]) == tmp_path / "a.zip"
-    with pytest.raises(ValueError, match=r"b.zip is not whole"):
+    with pytest.raises(ValueError, match=r"b.zip is damaged"):
         find_whole([tmp_path / "b.zip"])
 
 
@@ -793,7 +793,7 @@ def test_torn_replay_is_refused_and_the_models_own_stays(pickled: bool, tmp_path
     content = path.read_bytes()
     for cut in np.random.default_rng(0).integers(1, len(content), size=20):
         path.write_bytes(content[:cut])
-        with pytest.raises(ValueError, match=r"replay.pkl is not"):
+        with pytest.raises(ValueError, match=r"replay.pkl is damaged"):
             model.load_replay_buffer(path, trusted=pickled)
     assert model.replay_buffer is own
 

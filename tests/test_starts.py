@@ -55,7 +55,7 @@ def test_names_say_what_the_actor_sees() -> None:
     for names in (["-z"], ["-x", "y"]):
         with pytest.raises(ValueError, match="actor_observation must be names among x, y, all of them with a minus or"):
             tiny_model(PointMassEnv(), actor_observation=names)
-    with pytest.raises(ValueError, match=r"must be a mask or a function where env\.metadata has no observation_names"):
+    with pytest.raises(ValueError, match=r"must be a mask or a function if env\.metadata has no observation_names"):
         tiny_model(actor_observation=["-x"])
 
 
@@ -82,7 +82,7 @@ def test_a_saved_model_keeps_what_its_actor_sees(tmp_path: Path) -> None:
 def test_an_actor_sees_in_one_way() -> None:
     from sb3_metra.common.extractors import HiddenComponents
 
-    with pytest.raises(ValueError, match="actor_observation must be None where the actor has an extractor of its own"):
+    with pytest.raises(ValueError, match="actor_observation must be None if the actor has an extractor of its own"):
         tiny_model(
             policy_kwargs={"net_arch": [4], "actor_extractor_class": HiddenComponents},
             actor_observation=[False, True, True],

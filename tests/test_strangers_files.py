@@ -142,9 +142,9 @@ def test_payloads_in_tensors_of_an_earlier_version_never_run(trusted: bool, mark
     path = tmp_path / "old.zip"
     BaseAlgorithm.save(trained(), path)
     poison_tensors(path, mark)
-    with pytest.raises(ValueError, match=r"old.zip (is not whole: one of its .pth|must be trusted)"):
+    with pytest.raises(ValueError, match=r"old.zip (is damaged: one of its .pth|must be trusted)"):
         METRA.load(path, device="cpu", trusted=trusted)
-    with pytest.raises(ValueError, match=r"old.zip is not whole: one of its .pth"):
+    with pytest.raises(ValueError, match=r"old.zip is damaged: one of its .pth"):
         tiny_model(scripted_envs(2)).set_parameters(path)
     assert not mark.exists()
 
@@ -265,7 +265,7 @@ def test_replay_of_strangers_does_not_run(mark: Path, tmp_path: Path) -> None:
     with (tmp_path / "skills.npy").open("wb") as file:
         np.save(file, np.array([Payload(mark)], dtype=object), allow_pickle=True)
     rewrite(path, {"skills.npy": (tmp_path / "skills.npy").read_bytes()})
-    with pytest.raises(ValueError, match=r"replay.pkl is not whole: skills.npy inside it, Object arrays cannot"):
+    with pytest.raises(ValueError, match=r"replay.pkl is damaged: skills.npy inside it, Object arrays cannot"):
         model.load_replay_buffer(path, trusted=True)
     assert not mark.exists()
 

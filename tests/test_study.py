@@ -82,7 +82,7 @@ def test_a_changed_study_is_refused_and_a_longer_one_is_not(study: Study, tmp_pa
         end_trial(tmp_path / FIRST, "finished")
         end_trial(tmp_path / SECOND, "failed", "why")
     for change, message in (
-        ({"settings": TINY["settings"] | {"gamma": 0.5}}, f"in {FIRST}, gamma was 0.99 and is 0.5: put it back"),
+        ({"settings": TINY["settings"] | {"gamma": 0.5}}, f"in {FIRST}, gamma was 0.99 and is 0.5: undo that"),
         ({"seeds": [1, 2]}, f"{FIRST} is not in it any more"),
         ({"eval_episodes": 3}, "eval_episodes was 2 and is 3"),
     ):
@@ -181,7 +181,7 @@ def test_a_machine_that_cannot_take_part_says_so(study: Study, tmp_path: Path, m
         with pytest.raises(RuntimeError, match=r"must see the folder .* of this study, but there is another one"):
             attempt(str(tmp_path), FIRST, "x")
         monkeypatch.setattr(sb3_metra, "__version__", "9.9")
-        with pytest.raises(RuntimeError, match=r"must have sb3_metra .* as the study, got 9\.9"):
+        with pytest.raises(RuntimeError, match=r"must have sb3_metra .*, as the study has, got 9\.9"):
             attempt(str(tmp_path), FIRST, mark)
         (tmp_path / SECOND).mkdir()
         with locked(tmp_path / SECOND, "a trial"):

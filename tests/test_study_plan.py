@@ -108,7 +108,7 @@ def test_the_arena_has_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metods": ["metra"]}, "a study must hold what it knows, got 'metods': did you mean 'methods'?"),
+        ({"metods": ["metra"]}, "a study must hold known keys only, got 'metods': did you mean 'methods'?"),
         ({"zzz": 1}, "got 'zzz': it has cell_size, "),
         ({"methods": None}, "a study must name its methods, got None"),
         ({"methods": ["metr"]}, "methods must be of .*visr, got 'metr': did you mean 'metra'?"),

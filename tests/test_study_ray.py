@@ -141,8 +141,8 @@ def test_a_cluster_that_is_not_there_is_one_sentence(
 ) -> None:
     monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
     for address, message in (
-        ("127.0.0.1:1", "that of a running Ray cluster, got '127.0.0.1:1': "),
-        ("nonsense", "that of a running Ray cluster, got 'nonsense': "),
+        ("127.0.0.1:1", "the address of a running Ray cluster, got '127.0.0.1:1': "),
+        ("nonsense", "the address of a running Ray cluster, got 'nonsense': "),
         ("ray://127.0.0.1:1", "HOST:PORT, or auto, on a machine of the cluster, got 'ray://127.0.0.1:1'"),
     ):
         assert main(["study", str(file), "--out", str(tmp_path / "out"), "--address", address]) == 2
@@ -152,7 +152,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(
 
 def test_a_node_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sb3_metra.study.attempt", None)
-    with pytest.raises(RuntimeError, match="must have sb3_metra as the study"):
+    with pytest.raises(RuntimeError, match="must have sb3_metra, as the study has"):
         on_ray._make_trainable()({"run": {}})
 
 

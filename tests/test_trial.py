@@ -128,7 +128,7 @@ def test_a_collector_that_is_waited_for_changes_nothing(
 
 def test_a_run_without_a_whole_checkpoint_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step_000000000200").mkdir(parents=True)
-    with pytest.warns(UserWarning, match="begins anew, because .* must hold a whole checkpoint"):
+    with pytest.warns(UserWarning, match="starts again, because .* must hold a complete checkpoint"):
         trained = train(dataclasses.replace(SMALL, steps=200), tmp_path)
     assert trained.steps == 200
 

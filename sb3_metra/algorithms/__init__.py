@@ -30,7 +30,7 @@ def load(path: File, env: Any = None, **kwargs: Any) -> SkillDiscovery:
     Load a saved model of any method. No code in the file is run, unless it is trusted.
 
     :param path: the file, with or without ``.zip``, or an open one
-    :param env: the environment to go on in; ``None``: only to act and to encode
+    :param env: the environment to continue learning in; ``None``: only to act and to encode
     :param kwargs: further arguments of the method's ``load``, such as ``trusted``
     :raises ValueError: if the file is damaged, or its method is unknown
     """

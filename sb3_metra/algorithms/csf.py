@@ -64,7 +64,7 @@ class CSF(SuccessorFeatures):
 
     Paper: https://arxiv.org/abs/2412.08021
 
-    As in the authors' code, ``logsumexp`` is a sum over the skills z_j, not their mean, and z is not one of them.
+    As in the authors' code, ``logsumexp`` sums over the skills z_j instead of averaging, and z is not one of them.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`

@@ -76,7 +76,7 @@ class LSD(RepresentationDiscovery):
 
     The authors' code has ``iterate_each_pass=True``: a power iteration in each of the four forward passes of a gradient
     step, so that s and s' of one displacement see different weights. By default a gradient step takes one, for s and s'
-    together. Their vectors begin at random; here they begin after fifteen iterations, also with the argument.
+    together. Their vectors begin at random; here fifteen iterations come first, also with the argument.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
         :class:`~sb3_metra.common.policies.SkillPolicy`

@@ -114,7 +114,7 @@ class _Tape:
         :param observation: a batch of one, as the rest
         :param reward: the environment's
         :param done: whether the episode ended
-        :param info: what the environment told
+        :param info: what the environment returned
         :return: the observation in memory of its own
         """
         own, told = copy_observation(observation), dict(info[0])

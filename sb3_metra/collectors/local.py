@@ -1,4 +1,4 @@
-"""Collectors in this process, one after the other: nothing is gained, but everything can be looked at."""
+"""Collectors in this process, one after the other: no faster, but easy to inspect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sb3_metra.common.collectors import Answer, Collectors, Kit, Lost, Order, We
 
 class LocalCollectors(Collectors):
     """
-    Collectors in this process, for tests, and to look for a fault of an environment without Ray.
+    Collectors in this process, for tests and to find a fault of an environment without Ray.
 
     Parameters: see :class:`~sb3_metra.common.collectors.Collectors`.
     """

@@ -29,12 +29,12 @@ class RayCollectors(Collectors):
     Collectors on the nodes of a Ray cluster, or on this machine: a process for each.
 
     Episodes come in messages, one for each time that all environments of a collector have ended an episode. A
-    collector that dies or hangs, alone or with its node, is replaced, and its order is given anew: a transition comes
-    once or not at all.
+    collector that dies or hangs, alone or with its node, is replaced, and its order is given again: no transition
+    comes twice.
 
     :param env: an environment's registered name, or a function that makes one
     :param n: number of collectors
-    :param max_staleness: how many rounds old the weights may be that an episode was run by; older ones are dropped.
+    :param max_staleness: how many rounds old the weights of an episode may be; older episodes are dropped.
         0: each round waits for episodes of its own weights, and a run depends on its seed alone. ``None``: twice ``n``
     :param max_episode_steps: steps in which an episode must end
     :param address: of a Ray cluster, ``"auto"`` for the one that this machine belongs to; ``None``: the one that this
@@ -195,7 +195,7 @@ class RayCollectors(Collectors):
     def _give_up(self, index: int, error: Exception) -> None:
         """A replacement could not be made where it was put: the others go on."""
         _end(self._actors.pop(index))
-        warnings.warn(f"collector {index} cannot be replaced, {len(self._actors)} go on: {error}", stacklevel=2)
+        warnings.warn(f"collector {index} cannot be replaced, {len(self._actors)} continue: {error}", stacklevel=2)
 
     def states(self, index: int) -> list[Any] | None:
         """
@@ -247,9 +247,11 @@ def _make_actor_class() -> type:
                 import sb3_metra
                 from sb3_metra.collectors.collector import Collector
             except ImportError as error:
-                raise RuntimeError(f"{here} must have sb3_metra as the learner: {error}") from None
+                raise RuntimeError(f"{here} must have sb3_metra, as the learner has: {error}") from None
             if sb3_metra.__version__ != version:
-                raise RuntimeError(f"{here} must have sb3_metra {version} as the learner, got {sb3_metra.__version__}")
+                raise RuntimeError(
+                    f"{here} must have sb3_metra {version}, as the learner has, got {sb3_metra.__version__}"
+                )
             import torch
 
             torch.set_num_threads(threads)

@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--hold",
         action=argparse.BooleanOptionalAction,
-        help="keep the skill chosen at an episode's start; as the paper, by default where goals are tasks alone",
+        help="keep an episode's first skill (default: only if goals are tasks, as in the paper)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of goals and environment (default: %(default)s)")
     parser.add_argument("--n-envs", type=int, default=8, help="environments at once (default: %(default)s)")
@@ -99,9 +99,9 @@ def measure_goals(
     :param env_id: id of the environment
     :param n_goals: number of goals, one episode each
     :param goal_range: how far goals lie at most, one width for every coordinate or one for each; ``None``: the paper's,
-        where there is one
-    :param hold: keep the skill chosen at an episode's start instead of choosing at every step; ``None``: where goals
-        are tasks alone
+        if there is one
+    :param hold: keep the skill chosen at an episode's start instead of choosing at every step; ``None``: only if goals
+        are tasks
     :param seed: seed of goals and environment
     :param n_envs: environments at once
     :param plot: where to draw the paths to the goals

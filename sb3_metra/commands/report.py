@@ -105,7 +105,7 @@ def report_model(
     :param out: the page; ``None``: see :func:`default_page`
     :param n_skills: number of skills to record; ``None``: by the kind of skills
     :param seed: seed of skills and environment
-    :param video: film the skills, where the environment can be drawn
+    :param video: film the skills, if the environment can be drawn
     :param max_megabytes: largest size of the page
     :param env_kwargs: arguments of the environment
     :param device: PyTorch device

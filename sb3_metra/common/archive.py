@@ -29,7 +29,7 @@ class Archive:
     :param label: its name, for errors
     :param file: its bytes
     :param what: what it is expected to be, for errors
-    :raises ValueError: if it is no zip archive, or not whole
+    :raises ValueError: if it is no zip archive, or damaged
     """
 
     def __init__(self, label: str, file: io.BufferedIOBase, what: str = "saved model") -> None:
@@ -88,8 +88,8 @@ class Archive:
                     pass
 
     def broken(self, reason: str) -> ValueError:
-        """The error to raise for an archive that is not whole."""
-        return ValueError(f"{self.label} is not whole: {reason}")
+        """The error to raise for an archive that is damaged."""
+        return ValueError(f"{self.label} is damaged: {reason}")
 
 
 class Folder(Archive):
@@ -140,7 +140,7 @@ def open_archive(path: File, suffix: str = "zip") -> Iterator[Archive]:
 
     :param path: the file, with or without its suffix, or an open one; or a folder
     :param suffix: what may have been left out
-    :raises ValueError: if it is no zip archive, or not whole
+    :raises ValueError: if it is no zip archive, or damaged
     """
     if isinstance(path, (str, os.PathLike)) and _means_folder(Path(path), suffix):
         yield Folder(Path(path))

@@ -123,8 +123,8 @@ class SkillReplayBuffer(ReplayBuffer):
         :param reward: the environment's, (n_envs,)
         :param done: whether the episode ended, (n_envs,)
         :param infos: one dictionary for each environment, with ``skill``, (skill_dim,)
-        :raises ValueError: if something has another shape, is not finite in single precision, or lacks; nothing is kept
-            then
+        :raises ValueError: if something has another shape, is missing, or is not finite in single precision; then
+            nothing is kept
         """
         step = self._checked(obs, next_obs, action, reward, done, infos)
         breaks = self._find_breaks(step["observations"])

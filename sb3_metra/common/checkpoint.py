@@ -57,13 +57,13 @@ def write_checkpoint(model: SkillDiscovery, folder: str | os.PathLike[str], keep
     Write everything that the rest of a run depends on.
 
     If the environments cannot give their state, this run begins new episodes now, from seeds that depend on the model's
-    seed and step, and so does every run that goes on from here.
+    seed and step, and so does every run that resumes from here.
 
     :param model: the model between two rounds or two calls of ``learn``
     :param folder: the folder of a run's checkpoints
     :param keep: number of newest checkpoints to keep, at least 1
     :return: the checkpoint, a folder of its own
-    :raises OSError: if it cannot be written; older checkpoints stay what they are
+    :raises OSError: if it cannot be written; older checkpoints stay as they are
     """
     keep = integer(1)("keep", keep)
     target = check_path("folder", folder) / f"{_PREFIX}{model.num_timesteps:012d}"
@@ -139,11 +139,11 @@ def _remove_old(folder: Path, keep: int) -> None:
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """
-    The newest whole checkpoint.
+    The newest complete checkpoint.
 
     :param path: a checkpoint, the folder of checkpoints, or a run's folder that holds ``checkpoints``
     :return: its folder
-    :raises ValueError: if there is none that is whole
+    :raises ValueError: if there is none that is complete
     """
     given = check_path("path", path)
     if (given / _STATE).is_file():
@@ -158,10 +158,10 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
             reasons.append(str(error))
             continue
         if reasons:
-            warnings.warn(f"going on from {candidate}, because {'; '.join(reasons)}", stacklevel=2)
+            warnings.warn(f"resuming from {candidate}, because {'; '.join(reasons)}", stacklevel=2)
         return candidate
     found = "; ".join(reasons) or "none"
-    raise ValueError(f"{given} must hold a whole checkpoint, got {found}")
+    raise ValueError(f"{given} must hold a complete checkpoint, got {found}")
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -171,12 +171,12 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def restore_checkpoint(model: SkillDiscovery, folder: Path) -> None:
     """
-    Let a model that was loaded from a checkpoint go on where that run was.
+    Let a model that was loaded from a checkpoint continue where that run was.
 
     The states of callbacks are put back when ``learn`` begins, by their classes and order.
 
     :param model: the model, with its environments
-    :param folder: a whole checkpoint
+    :param folder: a complete checkpoint
     :raises ValueError: if it belongs to another number of environments
     """
     state = _read_state(folder)
@@ -259,7 +259,7 @@ def _take_up_state(model: SkillDiscovery, callback: BaseCallback, resumed: dict[
         if index is not None:
             _set_callback_state(one, waiting.pop(index)[1])
     if names := ", ".join(name for name, state in waiting if any(state.values())):
-        warnings.warn(f"the run had further callbacks whose state is not taken up: {names}", stacklevel=3)
+        warnings.warn(f"the state of these callbacks of the run is not restored: {names}", stacklevel=3)
 
 
 def _set_logger_state(logger: Any, state: dict[str, Any]) -> None:
@@ -358,10 +358,10 @@ def _flatten(callback: BaseCallback) -> Iterator[BaseCallback]:
 
 class RunCheckpointCallback(BaseCallback):
     """
-    Writes checkpoints to go on from, see :meth:`~sb3_metra.common.skill_discovery.SkillDiscovery.resume`.
+    Writes checkpoints to resume from, see :meth:`~sb3_metra.common.skill_discovery.SkillDiscovery.resume`.
 
     A checkpoint is due every ``save_freq`` calls of ``env.step()`` and is written when the next round begins; a last
-    one is written when training ends. If one cannot be written, a warning says so and training goes on.
+    one is written when training ends. If one cannot be written, a warning says so and training continues.
 
     :param save_freq: calls of ``env.step()`` between two checkpoints
     :param save_path: folder of the checkpoints

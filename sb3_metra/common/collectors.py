@@ -1,4 +1,4 @@
-"""What a model asks collectors for, what comes of it, and what every kind of collectors is."""
+"""What a model orders from collectors, what they answer, and what every kind of collectors has in common."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Episode:
     :param observations: (T + 1, \\*obs_shape), or a dictionary of such; the last one ended the episode
     :param actions: in [-1, 1], or discrete ones, (T, \\*action_shape)
     :param rewards: the environment's, (T,)
-    :param infos: what the environment told
+    :param infos: what the environment returned
     """
 
     skill: np.ndarray
@@ -165,9 +165,9 @@ class Answer:
 @dataclass(frozen=True)
 class Lost:
     """
-    What comes of a collector that died or hung, and is replaced: of its order, nothing will come.
+    The answer of a collector that died or hung and is replaced: its order will not be answered.
 
-    :param reason: where it was, and what was heard of it last
+    :param reason: where it was, and what it reported last
     """
 
     reason: str
@@ -193,7 +193,7 @@ class Collectors(ABC):
 
     :param env: an environment's registered name, or a function that makes one
     :param n: number of collectors
-    :param max_staleness: how many rounds old the weights may be that an episode was run by; older ones are dropped.
+    :param max_staleness: how many rounds old the weights of an episode may be; older episodes are dropped.
         0: each round waits for episodes of its own weights, and a run depends on its seed alone. ``None``: twice ``n``
     :param max_episode_steps: steps in which an episode must end
     :raises ValueError: for an argument that does not fit
@@ -273,7 +273,7 @@ class Collectors(ABC):
 
     def receive(self, wait: bool) -> list[tuple[int, Answer | Lost]]:
         """
-        What has come of orders, each once. If nothing has, there may be a collector more that is ready.
+        Answers to orders, each once. If there is none, another collector may have become ready.
 
         :param wait: wait until there is something
         :return: indices of collectors, each with the answer
@@ -288,8 +288,8 @@ class Collectors(ABC):
             self._losses[index] += 1
             if self._losses[index] > MOST_LOSSES:
                 raise RuntimeError(
-                    f"collectors must answer, got collector {index} lost {self._losses[index]} times one after the "
-                    f"other, the last time because {answer.reason}"
+                    f"collectors must answer, got collector {index} lost {self._losses[index]} times in a row, the "
+                    f"last time because {answer.reason}"
                 )
             warnings.warn(f"collector {index} is replaced, because {answer.reason}", stacklevel=2)
         return answers
@@ -304,5 +304,5 @@ class Collectors(ABC):
         The states of a collector's environments between two orders.
 
         :param index: of the collector
-        :return: one for each environment; ``None`` if they keep them to themselves
+        :return: one for each environment; ``None`` if they cannot give them
         """

@@ -239,7 +239,7 @@ def check_arguments(model: Any) -> None:
 
 def check_train_freq(train_freq: Any, n_envs: int) -> None:
     """
-    Refuse rounds of whole episodes where several environments end theirs at different times.
+    Refuse rounds of whole episodes if several environments end theirs at different times.
 
     :param train_freq: steps, or a pair of a number and a unit
     :param n_envs: number of environments

@@ -57,7 +57,7 @@ class DualVariable(nn.Module):
         """
         What the multiplier minimises: its logarithm times the slack, averaged over the batch.
 
-        :param slack: how far each sample is from violating its constraint; negative where it does, any shape
+        :param slack: how far each sample is from violating its constraint, negative if it does, any shape
         :return: scalar with a gradient to this variable alone; zero for one that is not learnt
         """
         mean = slack.detach().mean()

@@ -1,4 +1,4 @@
-"""The state of the training environments as plain values, so that an episode can go on where it was left."""
+"""The state of the training environments as plain values, so that an episode can continue where it was left."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def get_env_state(venv: VecEnv) -> State:
 
 def set_env_state(venv: VecEnv, state: State) -> None:
     """
-    Let environments go on from a state.
+    Let environments continue from a state.
 
     :param venv: environments made as those were that gave the state, and reset once
     :param state: what :func:`get_env_state` gave
@@ -67,7 +67,7 @@ def set_env_state(venv: VecEnv, state: State) -> None:
     elif "collectors" in base:
         raise ValueError(f"collectors must be {len(base['collectors'])} as in the checkpoint, got None")
     else:
-        raise ValueError(f"env must be able to go on from a state, got {type(venv).__name__}")
+        raise ValueError(f"env must be able to continue from a state, got {type(venv).__name__}")
 
 
 def _get_base(venv: Any) -> Any:

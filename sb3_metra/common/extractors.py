@@ -80,7 +80,7 @@ def choose_actor_extractor(actor_observation: Any, env: VecEnv | None, policy_kw
     """
     if policy_kwargs.get("actor_extractor_class") is not None:
         raise ValueError(
-            f"actor_observation must be None where the actor has an extractor of its own, got {actor_observation!r}"
+            f"actor_observation must be None if the actor has an extractor of its own, got {actor_observation!r}"
         )
     if callable(actor_observation):
         return _extractor(ObservationFunction, function=actor_observation)
@@ -102,7 +102,7 @@ def _extractor(kind: type[BaseFeaturesExtractor], **kwargs: Any) -> dict[str, An
 
 def _hide(hidden: list[int], size: int, entries: list[Any]) -> dict[str, Any]:
     if len(hidden) == size:
-        raise ValueError(f"actor_observation must be something to see, got {entries}, which hides all components")
+        raise ValueError(f"actor_observation must be such that a component is seen, got {entries}, which hides all")
     return _extractor(HiddenComponents, hidden=hidden)
 
 
@@ -111,7 +111,7 @@ def _find_hidden(entries: list[str], env: VecEnv) -> dict[str, Any]:
     names = list((env.get_attr("metadata")[0] or {}).get("observation_names", ()))
     if not names:
         raise ValueError(
-            f"actor_observation must be a mask or a function where env.metadata has no observation_names, got {entries}"
+            f"actor_observation must be a mask or a function if env.metadata has no observation_names, got {entries}"
         )
     hide = [x.removeprefix("-") for x in entries if x.startswith("-")]
     unknown = [x for x in entries if x.removeprefix("-") not in names]
@@ -183,8 +183,8 @@ class Bottleneck(BaseFeaturesExtractor):
 
     def loss(self, observations: Observations, latents: th.Tensor) -> th.Tensor:
         """
-        How badly an observation follows from phi and the code, plus what the code costs: what phi tells already, it
-        need not hold.
+        How badly an observation follows from phi and the code, plus what the code costs, so that the
+        code leaves out what phi shows already.
 
         :param observations: (batch, size)
         :param latents: phi of them, (batch, phi_dim), without gradient

@@ -19,7 +19,7 @@ _ABANDONED = 3_600.0  # seconds after which nobody is still writing
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
-    A place beside a file to write its new content to; the file is replaced once the content is whole and on the disk.
+    A place beside a file to write its new content to; it replaces the file once it is complete and on the disk.
 
     If the block raises, the file stays what it was and what was written is removed. What a killed process left behind
     is removed by a later write to the same file.
@@ -105,7 +105,7 @@ def check_manifest(folder: str | os.PathLike[str]) -> None:
     Refuse a folder whose files are not those that were written together.
 
     :param folder: a folder with a ``manifest.json``
-    :raises ValueError: if the manifest is missing, or a file is missing, torn or another
+    :raises ValueError: if the manifest is missing, or a file is missing, incomplete or another
     """
     check_files(folder, MANIFEST)
 
@@ -123,7 +123,7 @@ def read_manifest(folder: str | os.PathLike[str], manifest: str) -> dict[str, An
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise ValueError(f"{folder} is not whole: its {manifest} is missing or torn")
+        raise ValueError(f"{folder} is damaged: its {manifest} is missing or incomplete")
     return content
 
 
@@ -135,18 +135,18 @@ def check_files(folder: str | os.PathLike[str], manifest: str, key: str | None =
     :param manifest: name of a JSON file that holds what :func:`describe_files` gave
     :param key: where it holds it; ``None``: it holds nothing else
     :return: names of the files
-    :raises ValueError: if the manifest is missing, or a file is missing, torn or another
+    :raises ValueError: if the manifest is missing, or a file is missing, incomplete or another
     """
     expected = read_manifest(folder, manifest)
     try:
         expected = expected if key is None else expected[key]
         entries = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
     except (TypeError, KeyError, AttributeError):
-        raise ValueError(f"{folder} is not whole: its {manifest} is missing or torn") from None
+        raise ValueError(f"{folder} is damaged: its {manifest} is missing or incomplete") from None
     for name, (size, digest) in entries.items():
         path = Path(folder) / name
         if not path.is_file() or path.stat().st_size != size or sha256(path) != digest:
-            raise ValueError(f"{folder} is not whole: {name} is missing, torn or of another time")
+            raise ValueError(f"{folder} is damaged: {name} is missing, incomplete or from another save")
     return sorted(entries)
 
 

@@ -45,11 +45,11 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
     :param action_space: actions
     :param device: where samples go
     :param n_envs: number of environments
-    :param n_stack: number of frames in an observation; 1 where frames are not stacked
+    :param n_stack: number of frames in an observation; 1 if frames are not stacked
     :param storage: ``"device"`` keeps the frames where samples go, ``"host"`` in host memory; ``"auto"``: on the device
         if that is a GPU (CUDA) and they take at most 80 % of its free memory
     :param kwargs: further arguments of :class:`~sb3_metra.common.buffers.SkillReplayBuffer`
-    :raises ValueError: where the space holds no such images, or frames do not fit into the device's memory
+    :raises ValueError: if the space holds no such images, or frames do not fit into the device's memory
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class FrameReplayBuffer(DictSkillReplayBuffer):
         """
         As :meth:`SkillReplayBuffer.add <sb3_metra.common.buffers.SkillReplayBuffer.add>`.
 
-        :raises ValueError: as there, or where s and s' are not such stacks; nothing is kept then
+        :raises ValueError: as there, or if s and s' are not such stacks; nothing is kept then
         """
         images, next_images = self._images(obs), self._images(next_obs)
         starts = self._find_starts(images)

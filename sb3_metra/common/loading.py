@@ -1,4 +1,4 @@
-"""Arguments that ``load`` may change, and what then begins anew."""
+"""Arguments that ``load`` may change, and what then starts again."""
 
 from __future__ import annotations
 

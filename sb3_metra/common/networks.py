@@ -49,9 +49,9 @@ class PixelEncoder(BaseFeaturesExtractor):
     :param depth: channels of the first convolution; each further one has twice as many
     :param normalized_image: accept float images that are scaled already, as SB3's own extractors do
     :param channels_last: keep channels last in memory, for which convolutions are faster but round otherwise
-    :param mean: subtracted from images, which lie in [0, 1] by then
+    :param mean: subtracted from images, which lie in [0, 1]
     :param std: what they are divided by afterwards; the paper standardises states by constants, and images not at all
-    :raises ValueError: where the space holds no such image
+    :raises ValueError: if the space holds no such image
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SkillExtractor(BaseFeaturesExtractor):
     Features of an observation with the skill appended.
 
     :param observation_space: the space S x Z, a Dict with the keys ``observation`` and ``skill``
-    :param extractor_class: extractor for the observation, any of SB3's or one's own
+    :param extractor_class: extractor for the observation, one of SB3's or your own
     :param extractor_kwargs: its keyword arguments
     """
 
@@ -132,8 +132,8 @@ class Representation(BaseModel):
     :param features_extractor_class: extractor for the observation
     :param features_extractor_kwargs: its keyword arguments
     :param normalize_images: divide images by 255
-    :param normalize_steps: scale the components of a vector so that a step changes all of them alike, once and for all,
-        before the first gradient step: places, which change little in a step, count as much as velocities
+    :param normalize_steps: scale the components of a vector so that a step changes all of them alike. The scale
+        is set once, before the first gradient step. Places, which change little in a step, count as much as velocities
     """
 
     step_scale: th.Tensor | None
@@ -286,7 +286,7 @@ def make_extractor(
     A new extractor, for all of an observation but a desired goal.
 
     :param space: observations
-    :param extractor_class: any of SB3's, or one's own
+    :param extractor_class: one of SB3's or your own
     :param kwargs: its keyword arguments; with ``normalized_image``, images are floats, and their channels come first
     :raises ValueError: if it cannot read such observations
     """
@@ -301,7 +301,7 @@ def make_extractor(
             )
         if kwargs.get("normalized_image") and shape is not None and len(shape) == 3 and min(shape) != shape[0]:
             raise ValueError(
-                f"{key} must be an image with channels first where normalize_images=False, got shape {shape}: let the "
+                f"{key} must be an image with channels first if normalize_images=False, got shape {shape}: let the "
                 "environment move its last axis to the front"
             )
     try:

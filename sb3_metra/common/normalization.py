@@ -32,7 +32,7 @@ class ObservationNormalization:
     :param count: number of observations behind them
     :param clip: largest absolute value of a normalised component
     :param epsilon: added to the variance
-    :param training: whether training goes on updating them
+    :param training: whether training continues to update them
     :raises ValueError: for what are no statistics
     """
 
@@ -162,7 +162,7 @@ def normalize_env(env: VecEnv, carried: ObservationNormalization | None, learnt:
         if learnt and own is not None:
             warnings.warn(
                 "the model learnt on observations as they are, and gets normalised ones from VecNormalize: give "
-                "norm_obs=False unless it shall learn anew",
+                "norm_obs=False unless it is to learn from scratch",
                 stacklevel=3,
             )
         return env
@@ -174,7 +174,7 @@ def normalize_env(env: VecEnv, carried: ObservationNormalization | None, learnt:
     elif learnt and own.count < carried.count:
         warnings.warn(
             f"VecNormalize keeps statistics of {own.count:.0f} observations, fewer than the {carried.count:.0f} behind "
-            "those of the model: give environments that are not normalised, and they get the model's",
+            "those of the model: pass environments without VecNormalize to use the model's",
             stacklevel=3,
         )
     return env

@@ -204,7 +204,7 @@ class Learner:
         try:
             self.settle()
         except Exception as error:  # what ended the round is raised, not this
-            warnings.warn(f"the gradient steps beside the round failed, too: {error}", stacklevel=2)
+            warnings.warn(f"the overlapped gradient steps failed, too: {error}", stacklevel=2)
 
 
 def _learn(look: Any, gradient_steps: int, batch_size: int, index: int | None) -> None:

@@ -38,7 +38,7 @@ class RunningMoments(nn.Module):
 
 class ParticleEntropy(nn.Module):
     """
-    log(1 + mean_k d_k / sigma) of a point, where d are the distances to its k nearest neighbours and sigma is the
+    log(1 + mean_k d_k / sigma) of a point; d are the distances to its k nearest neighbours and sigma is the
     running deviation of all such distances (APT paper, arXiv 2103.04551).
 
     :param n_neighbors: k

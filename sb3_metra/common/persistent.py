@@ -60,7 +60,7 @@ class PersistentSAC(SkillSAC, ABC):
         As SB3's; if the model learnt on normalised observations, see :meth:`load`.
 
         :param env: the environment to learn in
-        :param force_reset: begin new episodes; they are begun in any case where no model has learnt yet
+        :param force_reset: begin new episodes; always if no model has learnt in these environments yet
         """
         self._normalization = self.normalization
         venv = normalize_env(self._wrap_env(env, self.verbose), self._normalization, self._n_updates > 0)
@@ -70,7 +70,7 @@ class PersistentSAC(SkillSAC, ABC):
         """
         Save the model as SB3 does, and beside SB3's entries as JSON and safetensors, which :meth:`load` reads.
 
-        A file that is there already stays what it was until the new one is whole and on the disk.
+        An existing file is replaced only once the new one is complete and on the disk.
 
         :param path: the file, with or without ``.zip``, or an open one
         :param exclude: attributes to leave out, too
@@ -104,22 +104,22 @@ class PersistentSAC(SkillSAC, ABC):
         """
         Load a model. Nothing that the file holds is run, unless it is trusted.
 
-        The model goes on with its own generators, and PyTorch's and NumPy's stay where they are. A model that learnt
+        The model continues with its own generators, and PyTorch's and NumPy's stay as they are. A model that learnt
         on normalised observations brings their statistics: an environment that is not normalised is wrapped with them,
         a ``VecNormalize`` that has seen nothing yet gets them, and one with statistics of its own keeps those.
 
         :param path: the file, with or without ``.zip``, or an open one; or the folder of an export, which holds no
             state of optimisers
-        :param env: the environment to go on in; ``None``: only to act and to encode
+        :param env: the environment to continue learning in; ``None``: only to act and to encode
         :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
-        :param custom_objects: values that replace attributes of the file, by name; and classes and functions of one's
+        :param custom_objects: values that replace attributes of the file, by name; and classes and functions of your
             own that it names
-        :param print_system_info: print the versions of now, and of when the file was saved
-        :param force_reset: begin new episodes; they are begun in any case where no model has learnt yet
+        :param print_system_info: print the versions that are installed, and those that saved the file
+        :param force_reset: begin new episodes; always if no model has learnt in these environments yet
         :param trusted: unpickle what the file does not hold as JSON, which can run any code that it brings
-        :param kwargs: arguments of the constructor to change; a multiplier whose argument changes begins anew
+        :param kwargs: arguments of the constructor to change; a multiplier whose argument changes starts again
         :return: the model
-        :raises ValueError: if the file is not whole, not a model of this method, or needs trust; or if an argument
+        :raises ValueError: if the file is damaged, not a model of this method, or needs trust; or if an argument
             cannot change
         :raises TypeError: if there is no such argument
         """
@@ -181,7 +181,7 @@ class PersistentSAC(SkillSAC, ABC):
         """
         Save the replay buffer as arrays and JSON, whatever the file is called.
 
-        A file that is there already stays what it was until the new one is whole and on the disk.
+        An existing file is replaced only once the new one is complete and on the disk.
 
         :param path: the file, to which ``.pkl`` is added if it has no suffix, as SB3 does, or an open one
         """
@@ -195,7 +195,7 @@ class PersistentSAC(SkillSAC, ABC):
         :param path: the file, with or without ``.pkl``, or an open one
         :param truncate_last_traj: unused, kept for SB3's interface
         :param trusted: unpickle a file of before 0.2, which can run any code that it brings
-        :raises ValueError: if the file is not whole, needs trust, or holds other transitions than this model's; the
+        :raises ValueError: if the file is damaged, needs trust, or holds other transitions than this model's; the
             model keeps its own then
         """
         own = self.replay_buffer
@@ -223,7 +223,7 @@ class PersistentSAC(SkillSAC, ABC):
         try:
             super().load_replay_buffer(path)  # type: ignore[arg-type]
         except (EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{label} is not whole: {error}") from error
+            raise ValueError(f"{label} is damaged: {error}") from error
         finally:
             loaded, self.replay_buffer = self.replay_buffer, own
         if not isinstance(loaded, SkillReplayBuffer):

@@ -63,10 +63,10 @@ class UnknownName(ValueError):
 
 def add_safe_globals(values: Iterable[Any]) -> None:
     """
-    Let saved models name classes and functions of one's own, as ``torch.serialization.add_safe_globals`` does.
+    Let saved models name classes and functions of your own, as ``torch.serialization.add_safe_globals`` does.
 
-    A model with a policy, a feature extractor or a learning rate schedule of one's own can then be loaded without trust
-    in its file. Instances of such classes are made from their attributes, without a call of ``__init__``.
+    A model with a policy, a feature extractor or a learning rate schedule of your own can then be loaded without
+    trust in its file. Instances of such classes are made from their attributes, without a call of ``__init__``.
 
     :param values: classes, and functions that a module defines
     """

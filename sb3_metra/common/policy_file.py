@@ -39,9 +39,9 @@ class PersistentPolicy(BasePolicy):
 
         :param path: the file, or an open one
         :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
-        :param custom_objects: arguments that replace those of the file, by name; and classes of one's own that it names
+        :param custom_objects: arguments that replace those of the file, by name; and classes of your own that it names
         :param trusted: unpickle a file of before 0.2, which can run any code that it brings
-        :raises ValueError: if the file is not whole, or needs trust
+        :raises ValueError: if the file is damaged, or needs trust
         """
         saved = read_policy(path, custom_objects)
         if saved is None:

@@ -61,7 +61,7 @@ class StateReminder:
             return
         self._warned, self._before = True, None
         warnings.warn(
-            "predict was called again without state, so that each step follows another skill: hand back the state that "
+            "predict was called again without state, so each step follows another skill: pass on the state that "
             "it returned, as in `action, skill = model.predict(obs, state=skill)`",
             stacklevel=4,
         )

@@ -47,7 +47,7 @@ def read_replay(path: File) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]
 
     :param path: the file, with or without ``.pkl``, or an open one
     :return: its name, for errors, and what was given to :func:`write_replay`
-    :raises ValueError: if the file is not whole, or holds no replay
+    :raises ValueError: if the file is damaged, or holds no replay
     """
     with open_to_read(path, "pkl") as file:
         archive = Archive(str(getattr(file, "name", "the file")), file, _WHAT)

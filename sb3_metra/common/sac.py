@@ -68,7 +68,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
     :param gradient_steps: gradient steps in a round; -1 for as many as environment steps in the round
     :param action_noise: noise added to continuous actions while collecting
     :param replay_buffer_class: a subclass of :class:`~sb3_metra.common.buffers.SkillReplayBuffer`; ``None``: one that
-        keeps each frame once where observations hold images
+        keeps each frame once if observations hold images
     :param replay_buffer_kwargs: its keyword arguments; ``dict(handle_timeout_termination=False)`` treats time limits as
         terminal, as the METRA authors' code does
     :param ent_coef: entropy coefficient: a number, ``"auto"`` to learn it from 1, ``"auto_0.01"`` to learn it from 0.01
@@ -77,10 +77,10 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         ``"auto"``: half of it (SB3: ``-|A|``)
     :param random_warmup: act uniformly at random until ``learning_starts``, as SB3's SAC does
     :param bfloat16: run the networks under bfloat16 autocast: faster, not equivalent
-    :param tf32: on CUDA, let products of matrices round to TF32, as PyTorch lets convolutions: faster, not equivalent
+    :param tf32: on CUDA, let products of matrices round to TF32, as convolutions do by default: faster, not equivalent
     :param cudnn_deterministic: on CUDA, let a seed make cuDNN deterministic, as SB3 does, and slower
-    :param cuda_graph: on CUDA, record the gradient step once as a graph and replay it: faster and the same, but for
-        networks of one's own that wait for the GPU
+    :param cuda_graph: on CUDA, record the gradient step once as a graph and replay it: faster and the same, unless a
+        network of your own waits for the GPU
     :param overlap: take a round's gradient steps in a thread, while the environments step through the next round; its
         actions follow weights that are one round old. As reproducible as without
     :param actor_observation: what the actor sees of a vector, of which phi and critics see all: names of components, or
@@ -280,7 +280,7 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
 
         :param gradient_steps: number of gradient steps
         :param batch_size: transitions in a gradient step of actor and critics
-        :raises ValueError: if a loss or its gradient is not finite; then nothing moves in that step from there on
+        :raises ValueError: if a loss or its gradient is not finite; the rest of that step changes nothing
         """
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
@@ -433,8 +433,8 @@ class SkillSAC(OffPolicyAlgorithm, ABC):
         failed = [name for name in logged if name.startswith(FAILED) and logged[name] > 0]
         if failed or not np.isfinite(list(logged.values())).all():
             raise ValueError(
-                f"{name_culprit(logged, failed)} in one of the last {gradient_steps} gradient steps; in that "
-                f"step no weight moved from the first such number on{self._describe_replay()}"
+                f"{name_culprit(logged, failed)} in one of the last {gradient_steps} gradient steps; no "
+                f"weight of that step was changed after it{self._describe_replay()}"
             )
         for name, mean in logged.items():
             if not name.startswith(FAILED):

@@ -189,7 +189,7 @@ def read_model(
     :param trusted: unpickle what the file does not hold as JSON
     :param given: attributes that are not needed, because the caller has others
     :param print_system_info: print the versions that the file was saved with
-    :raises ValueError: if the file is not whole, holds no model, or holds what only pickle can read
+    :raises ValueError: if the file is damaged, holds no model, or holds what only pickle can read
     """
     custom_objects = dict(custom_objects or {})
     with open_archive(path) as archive:
@@ -216,7 +216,7 @@ def read_parameters(path: File) -> tuple[str, dict[str, Any]]:
     The name of a model file, for errors, and its state dictionaries by name; nothing is unpickled.
 
     :param path: the file, with or without ``.zip``, or an open one
-    :raises ValueError: if the file is not whole or holds no model
+    :raises ValueError: if the file is damaged or holds no model
     """
     with open_archive(path) as archive:
         if archive.has(_PLAIN):
@@ -235,7 +235,7 @@ def read_policy(
     :param path: the file, or an open one
     :param custom_objects: arguments that replace those of the file, by name; and classes that it may name
     :return: the constructor's arguments and the state dictionary; ``None`` if SB3 wrote the file, which pickles it
-    :raises ValueError: if the file is not whole, or names what is not known
+    :raises ValueError: if the file is damaged, or names what is not known
     """
     with open_archive(path, "") as archive:
         if not archive.has(_PLAIN):
@@ -254,7 +254,7 @@ def read_algorithm(path: File) -> tuple[str, str | None]:
 
     :param path: the file, with or without ``.zip``, or an open one
     :return: both; the method is ``None`` if another package has it
-    :raises ValueError: if the file is not whole or holds no model
+    :raises ValueError: if the file is damaged or holds no model
     """
     with open_archive(path) as archive:
         if archive.has(_PLAIN):
@@ -309,14 +309,14 @@ def _read_plain(archive: Archive) -> dict[str, Any]:
             raise archive.broken(f"{name} in its {_PLAIN} is missing or not what it should be")
     for name, crc in plain["crc32"].items():
         if archive.crc(name) != crc:
-            raise ValueError(f"{archive.label} is mixed: {name} inside it is not the one saved with {_PLAIN}")
+            raise ValueError(f"{archive.label} is damaged: {name} inside it is not the one saved with {_PLAIN}")
     return plain
 
 
 def _read_tensors(archive: Archive, plain: dict[str, Any]) -> dict[str, th.Tensor]:
     packed = archive.read(_TENSORS)
     if sha256(packed).hexdigest() != plain["sha256"]:
-        raise ValueError(f"{archive.label} is mixed: {_TENSORS} inside it is not the one saved with {_PLAIN}")
+        raise ValueError(f"{archive.label} is damaged: {_TENSORS} inside it is not the one saved with {_PLAIN}")
     try:
         return safetensors.torch.load(packed)
     except safetensors.SafetensorError as error:
@@ -334,7 +334,7 @@ def _decode_data(
         except UnknownName as error:
             unread[name] = f"names {error.name}"
         except ValueError as error:
-            raise ValueError(f"{label} is not whole: {name} inside it, {error}") from error
+            raise ValueError(f"{label} is damaged: {name} inside it, {error}") from error
     for name, kind in plain["pickled"].items():
         if name in custom_objects:
             data[name] = custom_objects[name]
@@ -349,9 +349,9 @@ def _decode_parameters(
     try:
         parameters, variables = (decode(plain[name], tensors) for name in ("parameters", "variables"))
     except ValueError as error:
-        raise ValueError(f"{label} is not whole: its parameters, {error}") from error
+        raise ValueError(f"{label} is damaged: its parameters, {error}") from error
     if not (isinstance(parameters, dict) and isinstance(variables, dict)):
-        raise ValueError(f"{label} is not whole: its parameters are no dictionary")
+        raise ValueError(f"{label} is damaged: its parameters are no dictionary")
     return parameters, variables
 
 

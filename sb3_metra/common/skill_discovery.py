@@ -142,7 +142,7 @@ class SkillDiscovery(CollectingSAC):
             if self._watch is not None:
                 self._watch.close()
             if self.env is None:
-                raise ValueError("env must be given before learning, got None: hand it to load, or call set_env")
+                raise ValueError("env must be given before learning, got None: pass it to load, or call set_env")
             self._watch = EpisodeWatch(self.env)
 
     def _begin_episodes(self, observations: Any) -> None:
@@ -169,7 +169,7 @@ class SkillDiscovery(CollectingSAC):
     ) -> RolloutReturn:
         """
         As SB3's, but a transition is stored before the callback is asked, so that a run that a callback stops loses
-        nothing: the next call of ``learn`` goes on in the same episode and in the same round.
+        nothing: the next call of ``learn`` continues the same episode and the same round.
 
         :param env: the training environments; collectors stand in for them
         :param callback: called at each step
@@ -178,7 +178,7 @@ class SkillDiscovery(CollectingSAC):
         :param action_noise: noise added to actions
         :param learning_starts: transitions before the first gradient step
         :param log_interval: episodes between two lines of the log
-        :return: steps and episodes of the round, and whether to go on
+        :return: steps and episodes of the round, and whether to continue
         """
         self.policy.set_training_mode(False)
         check_train_freq(train_freq, env.num_envs)
@@ -203,7 +203,7 @@ class SkillDiscovery(CollectingSAC):
                     if continue_training is None:
                         warnings.warn(
                             f"learning stops after {self.num_timesteps} steps, because a callback returned None: let "
-                            "it return True to go on, or False to stop",
+                            "it return True to continue, or False to stop",
                             stacklevel=3,
                         )
                     return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
@@ -212,11 +212,11 @@ class SkillDiscovery(CollectingSAC):
         return RolloutReturn(steps * env.num_envs, episodes, True)
 
     def _step_envs(self, env: VecEnv, actions: np.ndarray, buffer_actions: np.ndarray, replay_buffer: Any) -> Any:
-        """Act and store. If anything fails in between, the environments are ahead of what is known: begin anew then."""
+        """Act and store. If anything fails in between, the environments are ahead: then begin new episodes."""
         before, self._last_obs = self._last_obs, None
         if len(returned := env.step(actions)) != 4:
             raise ValueError(
-                f"step of a VecEnv must return (observations, rewards, dones, infos), got {len(returned)} things"
+                f"step of a VecEnv must return (observations, rewards, dones, infos), got {len(returned)} values"
             )
         new_obs, rewards, dones, infos = returned
         self._last_obs, new_obs = before, copy_observation(new_obs)
@@ -293,7 +293,7 @@ class SkillDiscovery(CollectingSAC):
         if seldom and not self._warned_of_endless and self._episode_steps.max() >= _LONG_EPISODE:
             self._warned_of_endless = True
             warnings.warn(
-                f"an episode has lasted {_LONG_EPISODE} steps without an end, and it follows one skill all the while: "
+                f"an episode has lasted {_LONG_EPISODE} steps without an end, following one skill throughout: "
                 "if it never ends, wrap the environment in gymnasium.wrappers.TimeLimit",
                 stacklevel=2,
             )
@@ -355,13 +355,13 @@ class SkillDiscovery(CollectingSAC):
         """
         Go on from a checkpoint: on a CPU, to the bit as if the run had never stopped.
 
-        Then call ``learn(total - model.num_timesteps, callback)`` with callbacks made as before; they go on, too.
+        Then call ``learn(total - model.num_timesteps, callback)`` with callbacks made as before; they continue, too.
 
-        :param path: a checkpoint, the folder of a run's checkpoints, or the run's folder; the newest whole one is taken
+        :param path: a checkpoint, or the folder of a run or of its checkpoints, to take the newest complete one of
         :param env: environments made as before
         :param kwargs: further arguments of ``load``
         :return: the model
-        :raises ValueError: if there is no whole checkpoint, or the environments are others
+        :raises ValueError: if there is no complete checkpoint, or the environments differ
         """
         folder = find_checkpoint(path)
         if env is None:

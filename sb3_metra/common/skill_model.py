@@ -125,7 +125,7 @@ def as_learnt(model: Any, env: VecEnv | gym.Env) -> Iterator[VecEnv]:
     :param model: what acts
     :param env: an environment, or a vectorised one
     :return: a vectorised environment
-    :raises ValueError: if the model cannot act there, or an environment would go on learning statistics
+    :raises ValueError: if the model cannot act there, or an environment would continue to learn statistics
     """
     vec_env = as_vec_env(env)
     check_fit(model, vec_env.observation_space, vec_env.action_space)

@@ -20,7 +20,7 @@ class SkillPrior(ABC):
     The distribution p(z) that skills are drawn from, one per episode.
 
     Rollouts draw with the algorithm's generator. Everything else draws with the prior's own, ``rng``, so that
-    ``predict`` and evaluations do not change training. Neither is NumPy's global state.
+    ``predict`` and evaluations do not change training. Neither uses NumPy's global state.
 
     :param dim: number of components of a skill, at least 1
     """
@@ -129,7 +129,7 @@ class SkillPrior(ABC):
 
         :param skills: (dim,) or (n, dim)
         :return: the same skills as a float32 array
-        :raises ValueError: where shape or values cannot come from p(z)
+        :raises ValueError: if shape or values cannot come from p(z)
         """
         try:
             array = np.asarray(skills, dtype=np.float32)

@@ -20,7 +20,7 @@ from sb3_metra.common.counted_actions import COUNTED, MAX_ACTIONS, reason_agains
 
 
 class UnsupportedSpaceError(ValueError, NotImplementedError, AssertionError):
-    """A space that cannot be learnt in. Of what it derives from, SB3 raises the latter two in such cases."""
+    """A space that cannot be learnt in. It derives from what SB3 raises in such cases."""
 
 
 # At construction

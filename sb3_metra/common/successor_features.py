@@ -12,11 +12,10 @@ from sb3_metra.common.type_aliases import Info, SkillReplayBufferSamples
 class SuccessorFeatures(RepresentationDiscovery):
     """
     An algorithm whose reward is f(s, s') . z, and whose critics learn psi(s, a, z), the discounted sum of the features
-    f, so that Q(s, a, z) = psi(s, a, z) . z (VISR paper,
-    arXiv 1906.05030; CSF paper, arXiv 2412.08021).
+    f, so that Q(s, a, z) = psi(s, a, z) . z (VISR paper, arXiv 1906.05030; CSF paper, arXiv 2412.08021).
 
-    Its objective's ``reward`` returns f. As in the authors' code there is no entropy in what the critics learn, and
-    their losses are not halved.
+    Its objective's ``reward`` returns f. As in the authors' code, the critics learn no entropy, and their losses are
+    not halved.
 
     Parameters: see :class:`~sb3_metra.common.representation_discovery.RepresentationDiscovery`.
     """

@@ -39,9 +39,9 @@ _PRELOADED = [
 
 class WorkerError(ChildProcessError):
     """
-    A worker has raised, ended, was killed or hangs. ``__cause__`` holds what it raised, if that can be sent.
+    A worker raised, ended, was killed or hangs. ``__cause__`` is what it raised, if that can be sent.
 
-    The environments are lost and the model is not: save it, or give it new environments and learn on.
+    The environments are lost, the model is not: save it, or give it new environments and continue.
 
     :param message: one sentence
     :param worker: index of the worker, which is its environment's
@@ -59,7 +59,7 @@ the worker's index."""
 
 def guard_workers(venv: VecEnv, step_timeout: float | None = None, check: Check | None = None) -> None:
     """
-    Let SB3's ``SubprocVecEnv`` raise if a worker fails, instead of waiting for ever; others are left alone.
+    Let SB3's ``SubprocVecEnv`` raise if a worker fails, instead of waiting forever; others are left alone.
 
     Each of its methods raises a :class:`WorkerError` as soon as a worker raises, ends or is killed. If a worker hangs,
     they warn after 8 seconds and raise after ``step_timeout``. ``close`` ends all workers, and so does the program's
@@ -111,7 +111,7 @@ class WorkerVecEnv(SubprocVecEnv):
     running before.
 
     :param env_fns: functions that make an environment, each called in its own process
-    :param start_method: how processes are started; ``None``: ``"forkserver"`` where there is one, else ``"spawn"``
+    :param start_method: how processes are started; ``None``: ``"forkserver"`` if there is one, else ``"spawn"``
     :param step_timeout: as for :func:`guard_workers`; an environment may take 300 seconds to be made
     :raises ValueError: for arguments that cannot work
     :raises WorkerError: if a worker fails while its environment is made

@@ -42,7 +42,7 @@ def get_states(envs: Sequence[gym.Env]) -> State | None:
 
 def set_states(envs: Sequence[gym.Env], state: State) -> None:
     """
-    Let environments go on from a state.
+    Let environments continue from a state.
 
     :param envs: environments, wrapped as those were that gave the state
     :param state: what :func:`get_states` gave

@@ -29,7 +29,7 @@ def actor_ignores_skill(exam: Examination) -> str | None:
 @check(
     "error",
     healthy="14 to 60 % of the units of a layer are saturated",
-    remedy="begin anew with a smaller learning_rate: nothing brings such an actor back",
+    remedy="start again with a smaller learning_rate: nothing brings such an actor back",
     read="docs/results/gpu.md",
 )
 def actor_saturated(exam: Examination) -> str | None:

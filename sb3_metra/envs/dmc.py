@@ -227,10 +227,10 @@ class DMCPixelEnv(MujocoPixelEnv, gym.utils.EzPickle):
 
     def _stand_up(self, start: int) -> None:
         """
-        Begin anew in the default pose, nearly upright, just above contact, like the METRA authors' Quadruped.
+        Begin in the default pose, nearly upright, just above contact, like the METRA authors' Quadruped.
 
         :param start: the first place of the root's free joint in ``qpos``
-        :raises ValueError: if something touches at any height, as where a body's parts touch each other in that pose
+        :raises ValueError: if something touches at any height, such as a body's own parts in that pose
         """
         qpos = stand_up(self.model, self.data, start, draw_tilt(self.np_random))
         with self._physics.reset_context():

@@ -45,7 +45,7 @@ class FrameStack:
 
     def repeat(self, frame: np.ndarray) -> np.ndarray:
         """
-        Observe one frame for ever; the episode's own frames stay as they are.
+        Observe one frame repeated over the stack; the episode's own frames stay as they are.
 
         :param frame: ``(frame_size, frame_size, 3)`` uint8
         :return: that frame ``n_frames`` times, ``(3 * n_frames, frame_size, frame_size)``; a copy

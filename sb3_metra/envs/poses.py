@@ -60,7 +60,7 @@ def stand_up(model: mujoco.MjModel, data: mujoco.MjData, start: int, orientation
     :param start: the first place of the root's free joint in ``qpos``
     :param orientation: the root's quaternion, ``(4,)``
     :return: the body's positions, ``(nq,)``; a copy
-    :raises ValueError: if something touches at any height, as where a body's parts touch each other in that pose
+    :raises ValueError: if something touches at any height, such as a body's own parts in that pose
     """
     qpos = model.qpos0.copy()
     qpos[start : start + 2], qpos[start + 3 : start + 7] = 0.0, orientation

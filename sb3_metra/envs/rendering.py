@@ -237,7 +237,7 @@ class SceneRenderer:
         return picture[::-1]  # OpenGL's first row is the lowest
 
     def upload_terrain(self) -> None:
-        """Show the model's height fields as they are now; tasks with terrain shape it anew for every episode."""
+        """Show the model's height fields as they are now; tasks with terrain shape it again for every episode."""
         is_terrain = self._model.geom_type == self._mujoco.mjtGeom.mjGEOM_HFIELD
         for index in self._model.geom_dataid[is_terrain]:  # a model may hold a height field that nothing stands on
             self._gl_context.make_current()

@@ -78,7 +78,9 @@ class BestModel:
                 model.save(aside)
             write_json(self.score_path, kept | {"measured_with": self.measured_with})
         except OSError as error:
-            warnings.warn(f"{self.model_path} could not be written, training goes on without it: {error}", stacklevel=2)
+            warnings.warn(
+                f"{self.model_path} could not be written, training continues without it: {error}", stacklevel=2
+            )
             return False
         self.metric, self.score = metric, int(score)
         return True

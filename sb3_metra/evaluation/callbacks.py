@@ -222,7 +222,7 @@ class SkillEvalCallback(BaseCallback):
         """
         Measure the skills now, and log.
 
-        :return: policy state coverage in cells, or task coverage where there are tasks and no coordinates; -1 where
+        :return: policy state coverage in cells, or task coverage if there are tasks and no coordinates; -1 if
             there is neither
         """
         start = time.process_time()

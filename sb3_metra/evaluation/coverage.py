@@ -109,7 +109,7 @@ def policy_state_coverage(
 ) -> int:
     """
     Cells visited by one deterministic episode for each of ``n_skills`` skills (METRA paper, appendix on metrics):
-    skills drawn from p(z), or spread evenly where they are discrete.
+    skills drawn from p(z), or spread evenly if they are discrete.
 
     :param model: the policy
     :param env: an environment, or a vectorised one, that reports ``info["coordinates"]``

@@ -265,11 +265,11 @@ def evaluate_task_goals(
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """
-    As :func:`.evaluate_goals`, where goals are tasks with names, as in Kitchen.
+    As :func:`.evaluate_goals` if goals are named tasks, as in Kitchen.
 
     :param model: the policy over states and skills
     :param env: an environment, or a vectorised one, that reports ``info["tasks"]``, which of them an episode has
-        achieved so far, and whose method ``goal_observation(task)`` gives the observation where one is done
+        achieved so far, and whose method ``goal_observation(task)`` gives the observation with a task done
     :param tasks: the task of each episode, n of them
     :param encode: phi; ``None``: the model's ``encode``
     :param prior: p(z); ``None``: the model's ``skill_prior``

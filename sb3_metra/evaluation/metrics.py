@@ -38,9 +38,9 @@ def evaluate_skills(
     """
     Roll out skills, one deterministic episode each, and compute all metrics that the environment and the model allow.
 
-    :param model: an algorithm with a ``skill_prior``; phi is measured where it has ``encode``
+    :param model: an algorithm with a ``skill_prior``; phi is measured if it has ``encode``
     :param env: an environment, or a vectorised one
-    :param n_skills: number of skills, drawn from p(z) or spread evenly where they are discrete
+    :param n_skills: number of skills, drawn from p(z), or spread evenly if they are discrete
     :param seed: of the skills and of the environments' resets; ``None`` for another at every call
     :param phi: measure phi, too
     :param max_episode_steps: as for :func:`~sb3_metra.evaluation.rollout_skills`
@@ -175,7 +175,7 @@ def _check(trajectories: Any, prior: Any, encode: Any, cell_size: Any, columns: 
 def headline(metrics: dict[str, float]) -> str | None:
     """
     The metric by which a repertoire is judged and the best model is kept: ``policy_state_coverage``, ``task_coverage``
-    where there are tasks and no coordinates, ``None`` where there is neither.
+    if there are tasks and no coordinates, ``None`` if there is neither.
 
     :param metrics: what :func:`skill_metrics` returns
     """

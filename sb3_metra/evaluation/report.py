@@ -79,7 +79,7 @@ def write_report(
 ) -> Report:
     """
     Write the skill explorer of a model: one HTML file with a dial for the skill, where each skill goes in the world and
-    in phi, a film of each where the environment can be drawn, training curves, and the model's settings.
+    in phi, a film of each if the environment can be drawn, training curves, and the model's settings.
 
     The same model, environment, seed and day give the same page.
 
@@ -97,7 +97,7 @@ def write_report(
     :param about: further entries by name, such as the command
     :param trained_with: versions of packages that the model was trained with, by name
     :param unit: of the coordinates, such as ``"m"``; ``None``: what the environment's metadata say
-    :param film: film the skills, where the environment was made with ``render_mode="rgb_array"``
+    :param film: film the skills, if the environment was made with ``render_mode="rgb_array"``
     :param max_episode_steps: as for :func:`~sb3_metra.evaluation.rollout_skills`
     :param max_megabytes: largest size of the file, in millions of bytes; films are made smaller to stay below it
     :param progress_bar: show one while skills are recorded; it needs tqdm
@@ -210,7 +210,7 @@ def _in_words(value: Any) -> str:
 
 
 def _versions(trained_with: Mapping[str, str]) -> dict[str, list[str]]:
-    """For each package its version in training and now, empty where that is not known."""
+    """For each package its version in training and now, empty if unknown."""
     now = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:

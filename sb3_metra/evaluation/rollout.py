@@ -27,12 +27,12 @@ class SkillTrajectory:
 
     :param skill: (skill_dim,)
     :param coordinates: where the agent was, first and final state included, (T + 1, k), in the environment's unit;
-        empty where the environment tells none
+        empty if the environment reports none
     :param observations: as the policy saw them, T + 1 of them: (T + 1, \\*obs_shape), or a list of dictionaries
     :param frames: pictures of every state but the final one, each (height, width, 3) uint8; empty unless asked for
     :param episode_return: sum of the environment's own rewards
-    :param tasks: whether each of the environment's tasks was achieved at any time in the episode, by name; empty where
-        the environment knows none
+    :param tasks: whether each of the environment's tasks was achieved at any time in the episode, by name; empty if
+        the environment has none
     """
 
     skill: np.ndarray

@@ -47,7 +47,7 @@ def read_log(path: str | Path, name: str = "RUN") -> dict[str, np.ndarray]:
     The columns of a run's log, by name.
 
     Of evaluations.npz, ``time/total_timesteps`` and ``eval/policy_state_coverage``, in the place of which rl_zoo3 keeps
-    the reward. Of an evaluation of a saved model, one row, with its steps where they are known.
+    the reward. Of an evaluation of a saved model, one row, with its steps if they are known.
 
     :param path: a CSV file, evaluations.npz, an evaluation's JSON, or a folder that holds one
     :param name: its name in an error

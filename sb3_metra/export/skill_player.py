@@ -112,7 +112,7 @@ class SkillPlayer:
         try:
             content = (self.folder / name).read_bytes()
         except OSError as error:
-            raise ValueError(f"{self.folder} is not whole: {name} cannot be read, {error.strerror}") from error
+            raise ValueError(f"{self.folder} is damaged: {name} cannot be read, {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != self.contract["files"][name]["sha256"]:
             raise ValueError(f"{self.folder} was changed: {name} does not match its SHA-256 in skills.json")
         options = onnxruntime.SessionOptions()

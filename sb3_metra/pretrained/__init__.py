@@ -36,7 +36,7 @@ def load_pretrained(name: str, env: Any = None, **kwargs: Any) -> Any:
     A trained model that comes with the package.
 
     :param name: one of :func:`names`
-    :param env: the environment to go on in; ``None``: only to act and to encode
+    :param env: the environment to continue learning in; ``None``: only to act and to encode
     :param kwargs: further arguments of :func:`sb3_metra.load`
     :return: the model; its environment's id is ``find_pretrained(name)[1]["env"]``
     :raises ValueError: if there is no such model

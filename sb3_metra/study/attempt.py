@@ -75,7 +75,7 @@ def _check_machine(out: Path, mark: str) -> Any:
     if found != mark:
         raise RuntimeError(f"{here} must see the folder {out} of this study, but there is another one")
     if version != sb3_metra.__version__:
-        raise RuntimeError(f"{here} must have sb3_metra {version} as the study, got {sb3_metra.__version__}")
+        raise RuntimeError(f"{here} must have sb3_metra {version}, as the study has, got {sb3_metra.__version__}")
     return study
 
 

@@ -80,7 +80,7 @@ def _check_same(known: Mapping[str, Any], study: Study, out: Path) -> None:
         else:
             continue
         raise ValueError(
-            f"STUDY must stay what it was when {str(out)!r} began, but {what}: put it back, or take another --out"
+            f"STUDY must not change after {str(out)!r} began, but {what}: undo that, or choose another --out"
         )
 
 
@@ -165,7 +165,7 @@ def end_trial(place: Path, status: str, error: str = "") -> dict[str, Any]:
 
 def fail_trial(place: Path, error: str) -> None:
     """
-    Store that a trial failed, also if its disk is full: the others go on, and the same command tries it again.
+    Store that a trial failed, also if its disk is full: the others continue, and the same command tries it again.
 
     :param place: the trial's folder
     :param error: why

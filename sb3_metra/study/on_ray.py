@@ -71,7 +71,7 @@ def run_ray(study: Study, out: Path, mark: str, address: str | None, show: Show)
 
 
 def _check_room(study: Study, names: Iterable[str]) -> None:
-    """Refuse trials that there is no room for, with all of their collectors: they would wait for ever."""
+    """Refuse trials that there is no room for, with all of their collectors: they would wait forever."""
     nodes = live_nodes()
     for named in map(_collectors, (study.trials[name] for name in names)):
         check_room(nodes, "collectors", named["n"], named["num_cpus"], {"CPU": study.cpus, "GPU": study.gpus})
@@ -107,7 +107,7 @@ def _make_trainable() -> Callable[[dict[str, Any]], None]:
         try:
             from sb3_metra.study.attempt import attempt
         except ImportError as error:
-            raise RuntimeError(f"{platform.node()} must have sb3_metra as the study: {error}") from None
+            raise RuntimeError(f"{platform.node()} must have sb3_metra, as the study has: {error}") from None
         result = attempt(run["out"], run["trial"], run["mark"], tune.report)
         if result["status"] != "failed":
             tune.report({name: result[name] for name in ("steps", "coverage", "cpu_seconds")})

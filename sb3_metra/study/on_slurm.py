@@ -27,7 +27,7 @@ _FOLDER = "slurm"
 
 
 class TrialJob:
-    """A trial as a job. One that runs out of time, or is preempted, is queued again and goes on."""
+    """A trial as a job. One that runs out of time, or is preempted, is queued again and continues."""
 
     def __call__(self, out: str, name: str, mark: str) -> dict[str, Any]:
         """

@@ -278,7 +278,7 @@ def _check_keys(name: str, value: Mapping[str, Any], known: Collection[str]) -> 
         if key not in known:
             close = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f": did you mean {close[0]!r}?" if close else f": it has {', '.join(sorted(known))}"
-            raise ValueError(f"{name} must hold what it knows, got {key!r}{hint}")
+            raise ValueError(f"{name} must hold known keys only, got {key!r}{hint}")
 
 
 def _check_choice(name: str, value: Any, known: Collection[str]) -> None:

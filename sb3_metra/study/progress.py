@@ -1,4 +1,4 @@
-"""A run's ``progress.csv`` that is whole at any time, and goes on where a run does."""
+"""A run's ``progress.csv`` that is complete at any time, and continues when a run resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ProgressLog(KVWriter):
     SB3's log of a run as CSV: the file is replaced by a longer one for each line.
 
     :param path: the file; what it holds stays
-    :param until: the step that the run goes on from; what was logged after it is forgotten
+    :param until: the step that the run resumes from; what was logged after it is forgotten
     """
 
     def __init__(self, path: Path, until: int = 0) -> None:

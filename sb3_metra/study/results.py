@@ -117,7 +117,7 @@ def write_results(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def read_results(path: Path) -> list[Row]:
     """
-    Read the CSV, also with rows of methods of one's own.
+    Read the CSV, also with rows of methods of your own.
 
     :param path: the file
     :return: a row for each evaluation

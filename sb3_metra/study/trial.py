@@ -286,7 +286,7 @@ def _begin_or_resume(
         except ValueError as error:
             if "whole" not in str(error):
                 raise
-            warnings.warn(f"{trial.name} begins anew, because {error}", stacklevel=3)
+            warnings.warn(f"{trial.name} starts again, because {error}", stacklevel=3)
     return algorithm(env=env, seed=trial.seed, **given, **model_arguments(trial.settings))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of skills and of training; the only room that imports matplotlib."""
+"""Pictures of skills and of training; the only package that imports matplotlib."""
 
 try:
     import matplotlib  # noqa: F401

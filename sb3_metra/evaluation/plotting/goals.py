@@ -23,7 +23,7 @@ def plot_goals(
     title: str | None = None,
 ) -> Figure:
     """
-    The way to each goal: green where it came within the radius, red where not; x over y, or x over time.
+    The path to each goal, green if it came within the radius, else red: y over x, or x over time.
 
     :param coordinates: for each goal the agent's places, (T + 1, k)
     :param goals: (n, k), of which the first two coordinates are drawn

@@ -31,7 +31,7 @@ def plot_trajectories(
     theme: Theme = "light",
 ) -> Figure:
     """
-    Where each skill goes, coloured by skill, with a key to the colours: y over x, or x over time where there is one
+    Where each skill goes, coloured by skill, with a key to the colours: y over x, or x over time if there is one
     coordinate.
 
     :param trajectories: what :func:`~sb3_metra.evaluation.rollout_skills` returns
