@@ -77,7 +77,9 @@ def test_the_seed_decides_everything(name: str, discrete: bool) -> None:
     assert not same(states[0], states[2])
 
 
-@usual_case
+@pytest.mark.parametrize(  # test_save_load looks at each method with skills of one kind
+    ("name", "discrete"), [pytest.param(*x, marks=[] if x == ("DIAYN", True) else [pytest.mark.slow]) for x in CASES]
+)
 def test_it_is_saved_and_loaded(name: str, discrete: bool, tmp_path: Path) -> None:
     model = make(name, discrete).learn(24)
     model.save(tmp_path / "model")
@@ -182,8 +184,17 @@ def test_a_gradient_step_never_waits_for_the_device(name: str, discrete: bool, m
     assert all(x.isfinite().all() and not x.requires_grad for x in info.values())
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize(("kind", "policy"), [("dict", "MultiInputPolicy"), ("image", "CnnPolicy")])
+@pytest.mark.parametrize(
+    ("kind", "policy", "name"),
+    [
+        pytest.param(*kind, name, marks=[] if name in usual else [pytest.mark.slow])
+        for *kind, usual in (
+            ("dict", "MultiInputPolicy", {"METRA", "CIC", "VISR", *VECTORS_ONLY}),
+            ("image", "CnnPolicy", {"GenDa", "CSF", "DIAYN", *VECTORS_ONLY}),
+        )
+        for name in ALGORITHMS
+    ],
+)
 def test_dictionaries_and_images(name: str, kind: str, policy: str) -> None:
     if name in VECTORS_ONLY:  # the dictionary holds an image, too
         with pytest.raises(ValueError, match=f"observation_space must hold vectors for {name}"):

@@ -81,8 +81,14 @@ def assert_same_steps(batch: VecEnv, dummy: VecEnv, actions: Sequence[np.ndarray
     return np.array(ends)
 
 
-@every_body
-@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(
+    ("env_id", "n_threads"),
+    [
+        *((env_id, 2) for env_id in (ANT, CHEETAH, QUADRUPED, HUMANOID)),
+        (CHEETAH, 1),
+        *(pytest.param(env_id, 1, marks=pytest.mark.slow) for env_id in (ANT, QUADRUPED, HUMANOID)),
+    ],
+)
 def test_batch_is_equal_to_the_bit_to_environments_in_turn(made: Maker, env_id: str, n_threads: int) -> None:
     kwargs = {"max_episode_steps": 15}
     batch = made(make_batch_vec_env, env_id, n_threads=n_threads, env_kwargs=kwargs)

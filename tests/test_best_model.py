@@ -174,9 +174,9 @@ def test_a_run_that_goes_on_has_the_scores_of_one_that_never_stopped(tmp_path: P
         return make_vec_env("sb3_metra/PointMass-v0", 2, seed=5)
 
     whole, first, second = (Noting(tmp_path / name) for name in ("whole", "part", "part"))
-    tiny_model(training()).learn(480, [RunCheckpointCallback(20, tmp_path / "a"), whole])
+    tiny_model(training()).learn(480, [RunCheckpointCallback(48, tmp_path / "a"), whole])
     with pytest.raises(Killed):
-        tiny_model(training()).learn(480, [RunCheckpointCallback(20, tmp_path / "b"), first, Kill()])
+        tiny_model(training()).learn(480, [RunCheckpointCallback(48, tmp_path / "b"), first, Kill()])
     model = METRA.resume(tmp_path / "b", training(), device="cpu")
     assert model.num_timesteps == 288
     model.learn(480 - 288, second, reset_num_timesteps=False)

@@ -290,6 +290,7 @@ def test_demo_leaves_a_model_a_picture_a_video_and_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "N_SKILLS", 8)
+    monkeypatch.setattr(demo, "_N_EXPLORED", 2)
     out = tmp_path / "out"
     assert main(["demo", "--env", POINT, "--minutes", "0.02", "--out", str(out), "--seed", "3"]) == 0
     printed = capsys.readouterr().out

@@ -143,7 +143,7 @@ def episodes_of(model: METRA) -> list[tuple[tuple[int, int], np.ndarray]]:
         (discrete, {"algorithm": DIAYN, "discrete": True, "skill_dim": 4}),
         (point, {"n_envs": 1, "train_freq": (3, "episode")}),
         pytest.param(point, {"train_freq": 2 * LENGTH}, marks=pytest.mark.slow),
-        (scripted("dict"), {"policy": "MultiInputPolicy"}),
+        (scripted("dict"), {"policy": "MultiInputPolicy", "gradient_steps": 1}),
         pytest.param(scripted("image"), {"policy": "CnnPolicy", "gradient_steps": 1}, marks=pytest.mark.slow),
         (Stateless, {"train_freq": 13}),
     ],

@@ -83,11 +83,16 @@ def test_actions_are_compared_in_one_unit() -> None:
     assert np.square(pairs[0] - pairs[2]).mean() == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize("kind", COUNTED)
-@pytest.mark.parametrize("algorithm", [METRA, CSF])
+@pytest.mark.parametrize(
+    ("kind", "algorithm"),
+    [
+        *((kind, METRA) for kind in COUNTED),
+        *(pytest.param(kind, CSF, marks=[] if kind == "MultiBinary" else [pytest.mark.slow]) for kind in COUNTED),
+    ],
+)
 def test_discrete_actions_are_examined(kind: str, algorithm: Any) -> None:
     env = grids(kind)
-    model = algorithm("MlpPolicy", env, **TINY).learn(200)
+    model = algorithm("MlpPolicy", env, **TINY).learn(100)
     diagnosis = examine(model, env, n_episodes=4)
     assert {"actor_ignores_skill", "critics_diverge", "reward_leaks", "skills_stand_still"} <= {
         *diagnosis.passed,
@@ -147,7 +152,8 @@ def test_every_method_is_examined(name: str) -> None:
 @pytest.mark.parametrize(("kind", "policy"), [("image", "CnnPolicy"), ("dict", "MultiInputPolicy")])
 def test_images_and_dictionaries_are_examined(kind: str, policy: str) -> None:
     env = scripted_envs(2, (6,), kind)
-    model = METRA(policy, env, **TINY)
+    small = {"net_arch": [8]} | ({"features_extractor_kwargs": {"depth": 2}} if kind == "image" else {})
+    model = METRA(policy, env, **(TINY | {"policy_kwargs": small}))
     diagnosis = examine(model, scripted_envs(2, (6,), kind), n_episodes=4)
     assert "coordinates" in diagnosis.unchecked["skills_stand_still"]
     assert ("observations_unequal" in diagnosis.unchecked) == (kind == "image")

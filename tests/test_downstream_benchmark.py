@@ -57,7 +57,7 @@ def test_a_run_counts_steps_of_the_body(
     (found / "settings.json").write_text('{"env": "sb3_metra/PointMass-v0", "seed": 0}')
     skills = ["--skills", str(found)] if controller == "skills" else []
     words = ["run", "sb3_metra/PointMassGoal-v0", controller, "--out", str(tmp_path / "run"), *skills]
-    words += ["--steps", "1600", "--episodes", "8", "--eval-freq", "800"]
+    words += ["--steps", "1600", "--episodes", "2", "--eval-freq", "800"]
     words += ["--change", "{'n_steps': 100, 'n_epochs': 1}" if controller == "ppo" else "{}"]
     monkeypatch.setattr(sys, "argv", ["downstream.py", *words])
     script.main()

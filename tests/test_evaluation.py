@@ -143,10 +143,10 @@ def test_coverage_says_what_is_missing() -> None:
 
 def test_callback_logs_keeps_the_best_and_leaves_training_alone(tmp_path: Path) -> None:
     callback = SkillEvalCallback(
-        make_vec_env("sb3_metra/PointMass-v0", 3), eval_freq=300, n_skills=6, best_model_save_path=tmp_path
+        make_vec_env("sb3_metra/PointMass-v0", 3), eval_freq=200, n_skills=6, best_model_save_path=tmp_path
     )
-    watched = small_model().learn(900, callback)
-    alone = small_model().learn(900)  # made afterwards: the seed is set when a model is made
+    watched = small_model().learn(600, callback)
+    alone = small_model().learn(600)  # made afterwards: the seed is set when a model is made
     for key, value in watched.policy.state_dict().items():
         assert th.equal(value, alone.policy.state_dict()[key]), key
     assert callback.best_coverage >= callback.last_coverage > 0
@@ -177,7 +177,8 @@ def logged(folder: Path) -> list[dict[str, str]]:
 def test_callback_logs_everything_and_leaves_training_alone(tmp_path: Path) -> None:
     """Pictures, videos and the coverage of training draw no random number that training would have drawn."""
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    eval_env = make_vec_env("sb3_metra/PointMass-v0", 3, env_kwargs={"width": 32, "height": 32})
+    eval_kwargs = {"width": 32, "height": 32, "max_episode_steps": 30}
+    eval_env = make_vec_env("sb3_metra/PointMass-v0", 3, env_kwargs=eval_kwargs)
     watched = small_model()
     watched.set_logger(configure(str(tmp_path), ["csv", "tensorboard"]))
     callback = SkillEvalCallback(eval_env, eval_freq=300, n_skills=4, queue_episodes=2, figures=True, video_skills=2)

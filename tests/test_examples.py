@@ -9,8 +9,9 @@ import pytest
 from tests.programs import run_python
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-#: The first takes thousands of gradient steps, however few the steps; the others begin as ``reach_goals`` does.
-SLOW = ("fine_tune", "follow_waypoints", "hierarchical_control")
+#: Atari plays 48 games to the end, fine-tuning takes thousands of gradient steps however few the steps, and the others
+#: begin as ``discover_skills`` does.
+SLOW = ("atari", "fine_tune", "follow_waypoints", "hierarchical_control", "reach_goals")
 
 
 @pytest.mark.parametrize(

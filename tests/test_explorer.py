@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sb3_metra.common.skills import OneHotPrior, SpherePrior
 from sb3_metra.evaluation.report import write_report
 from sb3_metra.evaluation.runs import read_curves
 from tests.test_report import Follow, point
+from tests.toys import made_once
 
 webdriver = pytest.importorskip("selenium.webdriver", reason='needs selenium: pip install "sb3-metra[tests]"')
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -28,6 +30,7 @@ CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"),
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="needs a browser: apt-get install chromium chromium-driver"
 )
+NAMES = ("circle", "discrete", "line", "space")
 OPTIONS = [
     "--headless=new",
     "--no-sandbox",
@@ -41,10 +44,13 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page for each kind of skill; that of the circle has films and curves."""
-    folder = tmp_path_factory.mktemp("pages")
+    return made_once(tmp_path_factory, "pages", write_pages)
+
+
+def write_pages(folder: Path) -> None:
     rows = [f"{1000 * i},{i},{1 / (i + 1)}" for i in range(5)]
     head = "time/total_timesteps,eval/policy_state_coverage,train/phi_loss"
     (folder / "progress.csv").write_text("\n".join([head, *rows]))
@@ -52,12 +58,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_report(Follow(OneHotPrior(5)), point(max_episode_steps=20), folder / "discrete.html")
     write_report(Follow(SpherePrior(1)), point(max_episode_steps=20), folder / "line.html")
     write_report(Follow(SpherePrior(4)), point(max_episode_steps=20), folder / "space.html")
-    return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser with a profile of its own, which looks for nothing on the network."""
+    """A browser with a profile of its own, which looks for nothing on the network and ends with this file's tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SE_AVOID_STATS", "true")
         patch.setenv("SE_OFFLINE", "true")
@@ -75,17 +80,27 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(chromium: Any, pages: Path) -> Iterator[Callable[..., Any]]:
-    """Open a page on a screen of a size; at the end nothing may have been complained about or fetched."""
+    """
+    Open a page on a screen of a size; at the end nothing may have been complained about or fetched.
 
-    def visit(name: str, width: int = 1280, height: int = 900, dark: bool = False, skill: int | None = None) -> Any:
+    Its motion is ``"reduce"`` or ``"no-preference"``, as a reader prefers; by default no frame follows the first, for
+    without a GPU drawing takes long.
+    """
+
+    def visit(
+        name: str, width: int = 1280, height: int = 900, dark: bool = False, motion: str = "", fragment: str = ""
+    ) -> Any:
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        wishes = {"color-scheme": "dark" if dark else "light", "reduced-motion": motion}
+        features = [{"name": f"prefers-{name}", "value": value} for name, value in wishes.items()]
         chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         chromium.get("about:blank")
-        fragment = "" if skill is None else f"#skill={skill}"
+        frozen = {"source": "" if motion else "window.requestAnimationFrame = () => 0"}
+        script = chromium.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", frozen)
         chromium.get((pages / f"{name}.html").as_uri() + fragment)
         WebDriverWait(chromium, 10).until(lambda b: b.execute_script("return document.documentElement.dataset.skill"))
+        chromium.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
         return chromium
 
     yield visit
@@ -97,13 +112,12 @@ def visit(chromium: Any, pages: Path) -> Iterator[Callable[..., Any]]:
 
 def chosen(browser: Any) -> dict[str, Any]:
     """What the page shows as the selected skill, in each of its parts."""
-    return {
-        "title": browser.find_element(By.ID, "name").text,
-        "tag": browser.find_element(By.ID, "tag").text,
-        "place": browser.execute_script("return [...document.querySelectorAll('#place .selected')].map((g) => g.id)"),
-        "phi": browser.execute_script("return [...document.querySelectorAll('#phi .selected')].map((g) => g.id)"),
-        "line": browser.execute_script("return document.querySelector('#place .lit .line').getAttribute('d')"),
-    }
+    return browser.execute_script(
+        "const ids = (where) => [...document.querySelectorAll(where)].map((g) => g.id);"
+        "return {title: document.getElementById('name').innerText, tag: document.getElementById('tag').innerText,"
+        " place: ids('#place .selected'), phi: ids('#phi .selected'),"
+        " line: document.querySelector('#place .lit .line').getAttribute('d')}"
+    )
 
 
 def all_show(browser: Any, index: int, name: str) -> bool:
@@ -119,14 +133,19 @@ def all_show(browser: Any, index: int, name: str) -> bool:
     }
 
 
+def actions(browser: Any) -> ActionChains:
+    """A mouse that does not take its time, and keys."""
+    return ActionChains(browser, duration=0)
+
+
 def click(browser: Any, element: Any, x: float, y: float) -> None:
     """Move to a point of an element, counted from its middle to the right and downwards, and click."""
-    ActionChains(browser).move_to_element_with_offset(element, round(x), round(y)).click().perform()
+    actions(browser).move_to_element_with_offset(element, round(x), round(y)).click().perform()
 
 
 @pytest.mark.parametrize(
     ("degrees", "index"),
-    [(90, 6), (-91, 18), *(pytest.param(*x, marks=pytest.mark.slow) for x in [(47, 3), (178, 12)])],
+    [(-91, 18), *(pytest.param(*x, marks=pytest.mark.slow) for x in [(90, 6), (47, 3), (178, 12)])],
 )
 def test_a_click_on_the_dial_selects_the_skill_at_that_angle(visit: Callable, degrees: float, index: int) -> None:
     browser = visit("circle")
@@ -155,7 +174,7 @@ def test_every_control_is_reached_with_the_tabulator(visit: Callable) -> None:
     browser = visit("circle")
     reached = []
     for _ in range(12):
-        ActionChains(browser).send_keys(Keys.TAB).perform()
+        actions(browser).send_keys(Keys.TAB).perform()
         active = browser.switch_to.active_element
         reached.append(active.get_attribute("id") or active.get_attribute("aria-label"))
     assert {"play", "time", "speed", "dial", "code"} <= set(reached)
@@ -172,7 +191,7 @@ def test_a_click_on_a_path_selects_it_and_hovering_lights_it_up(visit: Callable)
     )
     scale = plot.size["width"] / 420
     x, y = (place[0] - 210) * scale, (place[1] - 200) * scale
-    ActionChains(browser).move_to_element_with_offset(plot, round(x), round(y)).perform()
+    actions(browser).move_to_element_with_offset(plot, round(x), round(y)).perform()
     lit = browser.execute_script("return [...document.querySelectorAll('.hovered')].map((g) => g.id)")
     assert lit == ["place-6", "phi-6"]
     click(browser, plot, x, y)
@@ -191,7 +210,7 @@ def marker(browser: Any) -> float:
 
 
 def test_play_advances_film_and_marker_together(visit: Callable) -> None:
-    browser = visit("circle")
+    browser = visit("circle", motion="no-preference")
     play = browser.find_element(By.ID, "play")
     WebDriverWait(browser, 10).until(lambda b: frame(b) > 3)  # a page begins to play by itself
     play.click()
@@ -203,7 +222,8 @@ def test_play_advances_film_and_marker_together(visit: Callable) -> None:
     WebDriverWait(browser, 10).until(lambda b: frame(b) > first + 5)
     assert marker(browser) > place  # skill 0 goes to the right
     assert browser.execute_script(picture) != before
-    ActionChains(browser).move_to_element(browser.find_element(By.ID, "time")).click().perform()  # its middle
+    WebDriverWait(browser, 10).until(lambda b: abs(frame(b) - 50) > 8)  # or a click there would change nothing
+    actions(browser).move_to_element(browser.find_element(By.ID, "time")).click().perform()  # its middle
     assert play.get_attribute("aria-label") == "Play"
     assert frame(browser) == pytest.approx(50, abs=2)
     assert browser.find_element(By.ID, "clock").text.startswith(f"{frame(browser)} / 100")
@@ -212,8 +232,19 @@ def test_play_advances_film_and_marker_together(visit: Callable) -> None:
     assert marker(browser) == pytest.approx(start + (right - start) * frame(browser) / 100, abs=1.0)
 
 
+def test_nothing_moves_by_itself_for_who_prefers_that(visit: Callable) -> None:
+    browser = visit("discrete", motion="reduce")
+    first, place = frame(browser), marker(browser)
+    time.sleep(0.3)  # six frames
+    assert (frame(browser), marker(browser)) == (first, place)
+    play = browser.find_element(By.ID, "play")
+    assert play.get_attribute("aria-label") == "Play"
+    play.click()
+    WebDriverWait(browser, 10).until(lambda b: frame(b) > first)
+
+
 def test_without_films_the_path_is_played(visit: Callable) -> None:
-    browser = visit("discrete")
+    browser = visit("discrete", motion="no-preference")
     WebDriverWait(browser, 10).until(lambda b: frame(b) > 3)
     colors = browser.execute_script(
         "const c = document.getElementById('screen');"
@@ -261,9 +292,14 @@ def test_sliders_find_the_nearest_recorded_skill(visit: Callable, pages: Path) -
 @pytest.mark.parametrize(
     ("name", "width", "height"),
     [
-        pytest.param(name, *size, marks=[] if size == (360, 740) or name == "circle" else [pytest.mark.slow])
-        for name in ("circle", "discrete", "line", "space")
-        for size in ((360, 740), (390, 844), (768, 1024), (1280, 900))
+        *((name, 360, 740) for name in NAMES),
+        ("circle", 1280, 900),
+        *(pytest.param("circle", *size, marks=pytest.mark.slow) for size in ((390, 844), (768, 1024))),
+        *(
+            pytest.param(name, *size, marks=pytest.mark.slow)
+            for name in NAMES[1:]
+            for size in ((390, 844), (768, 1024), (1280, 900))
+        ),
     ],
 )
 def test_no_screen_scrolls_sideways(visit: Callable, name: str, width: int, height: int) -> None:
@@ -297,12 +333,12 @@ def test_curves_follow_the_pointer(visit: Callable) -> None:
     svg = curves[0].find_element(By.TAG_NAME, "svg")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", svg)
     scale = svg.size["width"] / 300
-    ActionChains(browser).move_to_element_with_offset(svg, round((48 + 234 * 0.5 - 150) * scale), 0).perform()
+    actions(browser).move_to_element_with_offset(svg, round((48 + 234 * 0.5 - 150) * scale), 0).perform()
     assert [curve.find_element(By.TAG_NAME, "output").text for curve in curves] == ["2 at 2k", "0.333 at 2k"]
 
 
 def test_a_link_can_point_to_a_skill(visit: Callable) -> None:
-    browser = visit("circle", skill=5)
+    browser = visit("circle", fragment="#skill=5")
     assert all_show(browser, 5, "75°")
     browser.find_element(By.ID, "dial").send_keys(Keys.ARROW_RIGHT)
     assert browser.current_url.endswith("#skill=6")

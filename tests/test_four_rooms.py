@@ -40,11 +40,12 @@ def test_turning_going_and_walls_by_hand(env: gym.Env) -> None:
     assert info["tasks"] == {"north west": True, "north east": False, "south west": False, "south east": False}
     np.testing.assert_array_equal(observation[:2], np.float32([-1.0, -1.0]))
     observation, *_, info = walk(env, 0, 2)
-    np.testing.assert_allclose(observation, np.float32([-0.6, -1.0, 1.0, 0.0]))
+    # east of the agent 2 cells are free, south more than 8 through a gate, west 5 and north 3
+    np.testing.assert_allclose(observation, np.float32([-0.6, -1.0, 1.0, 0.0, 0.5, 2.0, 1.25, 0.75]))
     assert info["coordinates"].tolist() == [6.0, 4.0]
     assert walk(env, 0, 9)[4]["coordinates"].tolist() == [8.0, 4.0]  # up to the wall
     before = env.step(LEFT)[0]
-    assert before[2:].tolist() == [0.0, -1.0]  # from east to north
+    assert before[2:].tolist() == [0.0, -1.0, 0.75, 0.0, 1.0, 1.75]  # from east to north
     assert walk(env, 3, 9)[4]["coordinates"].tolist() == [8.0, 1.0]
 
 
@@ -73,8 +74,8 @@ def test_the_rooms_are_the_same_whatever_the_seed() -> None:
 def test_goals(env: gym.Env) -> None:
     env.reset(seed=0)
     look = env.unwrapped.goal_observation
-    np.testing.assert_allclose(look("south east"), np.float32([0.8, 0.8, 1.0, 0.0]))
-    np.testing.assert_allclose(look([1, 17]), np.float32([-1.6, 1.6, 1.0, 0.0]))
+    np.testing.assert_allclose(look("south east"), np.float32([0.8, 0.8, 1.0, 0.0, 1.0, 1.0, 0.75, 0.75]))
+    np.testing.assert_allclose(look([1, 17]), np.float32([-1.6, 1.6, 1.0, 0.0, 1.75, 0.0, 0.0, 1.75]))
     for bad, message in (
         ("cellar", "goal must be one of"),
         ([0, 5], "goal must lie between 1 and 17"),

@@ -552,19 +552,21 @@ def test_sampling_never_waits_for_the_gpu(storage: str) -> None:
     ],
 )
 def test_images_are_kept_as_frames_unasked(kind: str, policy: str, expected: type[SkillReplayBuffer]) -> None:
-    model = tiny_model(scripted_envs(2, kind=kind), policy).learn(40)
+    small = {"net_arch": [8]} | ({"features_extractor_kwargs": {"depth": 2}} if kind == "image" else {})
+    model = tiny_model(scripted_envs(2, kind=kind), policy, policy_kwargs=small).learn(40)
     assert type(model.replay_buffer) is expected
     assert getattr(model.replay_buffer, "n_stack", 1) == 1
 
 
 def test_environments_say_how_many_frames_they_stack(tmp_path: Path) -> None:
     env = make_vec_env("sb3_metra/PixelPointMass-v0", 2, env_kwargs={"frame_stack": 3})
-    model = tiny_model(env, "CnnPolicy").learn(16)
+    small = {"policy_kwargs": {"net_arch": [8], "features_extractor_kwargs": {"depth": 2}}}
+    model = tiny_model(env, "CnnPolicy", **small).learn(16)
     assert isinstance(model.replay_buffer, FrameReplayBuffer)
     assert model.replay_buffer.n_stack == 3
     model.save(tmp_path / "model")
     loaded = METRA.load(tmp_path / "model")
     assert loaded.replay_buffer.n_stack == 3  # type: ignore[union-attr]
-    assert tiny_model(env, "CnnPolicy", replay_buffer_kwargs={"n_stack": 1}).replay_buffer.n_stack == 1
-    other = tiny_model(env, "CnnPolicy", replay_buffer_class=SkillReplayBuffer)
+    assert tiny_model(env, "CnnPolicy", replay_buffer_kwargs={"n_stack": 1}, **small).replay_buffer.n_stack == 1
+    other = tiny_model(env, "CnnPolicy", replay_buffer_class=SkillReplayBuffer, **small)
     assert type(other.replay_buffer) is SkillReplayBuffer

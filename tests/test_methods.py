@@ -344,7 +344,7 @@ def test_cic_learns_which_skill_was_followed() -> None:
     """Where s' - s is the skill, the contrastive loss falls far below that of chance."""
     model = tiny(CIC, phi_kwargs={"net_arch": [32]}, learning_rate=3e-3, batch_size=64)
     losses = []
-    for _ in range(150):
+    for _ in range(100):
         batch = batch_of(model, 64)
         batch = batch._replace(next_observations=batch.observations + batch.skills)
         losses.append(model.gradient_step(batch)["phi_loss"].item())

@@ -15,6 +15,7 @@ from tests.oracle import CORE, run_oracle
 DATA = Path(__file__).parent / "data"
 RECORDED = DATA / "state_continuous.npz"
 TOLERANCE = 1e-5
+FUSED = {"state_continuous", "lsd", "csf", "dads"}  # files that fused Adam takes by default, too; the others are slow
 BATCH = {"observations", "next_observations", "actions", "dones", "stored_dones", "skills", "alternative_skills"}
 SMALL: dict[str, Any] = {"obs_dim": 5, "action_dim": 3, "hidden": (16, 16), "batch": 32}
 IMAGES: dict[str, Any] = {"pixels": (64, 64, 3), "action_dim": 3, "hidden": (32, 32), "batch": 16}
@@ -41,8 +42,14 @@ def worst(errors: dict[str, float]) -> tuple[float, str]:
     return max((error, name) for name, error in errors.items())
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("file", sorted(path.stem for path in DATA.glob("*.npz")))
+@pytest.mark.parametrize(
+    ("file", "fused"),
+    [
+        pytest.param(file, fused, marks=[pytest.mark.slow] if fused and file not in FUSED else [])
+        for file in sorted(path.stem for path in DATA.glob("*.npz"))
+        for fused in (False, True)
+    ],
+)
 def test_recorded_steps_of_the_authors_code(file: str, fused: bool) -> None:
     """Nothing that is recorded is left out of the comparison."""
     with np.load(DATA / f"{file}.npz") as archive:
@@ -73,7 +80,10 @@ def test_the_second_implementation_agrees_with_the_authors_code() -> None:
         assert difference <= 1e-6 * np.linalg.norm(data[name].ravel()), name
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "pixels_saturated" else name for name in VARIANTS],
+)
 def test_variants(variant: str, tmp_path: Path) -> None:
     path = tmp_path / "file.npz"
     make_oracle(path, **VARIANTS[variant])

@@ -128,6 +128,7 @@ def test_all_holds_every_extra_that_users_need() -> None:
         "dmc",
         "kitchen",
         "minigrid",
+        "atari",
         "progress",
         "zoo",
         "plot",

@@ -3,6 +3,7 @@
 import ctypes.util
 import functools
 import gc
+import importlib.util
 import os
 import pickle
 import sys
@@ -636,58 +637,65 @@ print(franka_env.robot_get_obs is function)
     assert done.stdout.split() == ["set()", "True"], done.stderr
 
 
-every_renderer = pytest.mark.parametrize(
-    ("env_id", "package"), [(QUADRUPED, "dm_control"), ("sb3_metra/KitchenPixels-v0", "gymnasium_robotics")]
-)
+def installed_renderers() -> list[str]:
+    """Environments of both packages that draw with MuJoCo, as far as the packages are installed."""
+    needs = {QUADRUPED: "dm_control", "sb3_metra/KitchenPixels-v0": "gymnasium_robotics"}
+    found = [env_id for env_id, package in needs.items() if importlib.util.find_spec(package)]
+    return found or pytest.skip("needs dm_control or gymnasium_robotics")
+
+
+TRY_EACH = """
+for env_id in {}:
+    try:
+        gymnasium.make(env_id)
+    except ImportError as error:
+        print(type(error).__name__, error, sep=": ")
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drawing without a screen is the system's")
-@every_renderer
-def test_missing_gl_is_explained_when_an_environment_is_made(env_id: str, package: str) -> None:
-    pytest.importorskip(package)
-    program = f"""
+def test_missing_gl_is_explained_when_an_environment_is_made() -> None:
+    env_ids = installed_renderers()
+    program = """
 import gymnasium, sb3_metra.envs
 from sb3_metra.envs import rendering
 rendering._is_installed = lambda library: False
 gymnasium.make("sb3_metra/PixelPointMass-v0").reset()
-try:
-    gymnasium.make("{env_id}")
-except ImportError as error:
-    print(error)
 """
     environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
-    done = run_python("-c", program, env=environment)
+    done = run_python("-c", program + TRY_EACH.format(env_ids), env=environment)
     assert done.returncode == 0, done.stderr
-    assert "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0" in done.stdout
-    assert len(done.stdout.strip().splitlines()) == 1
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == len(env_ids)
+    assert all("libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0" in line for line in lines)
 
 
 @pytest.mark.skipif(bool(ctypes.util.find_library("OSMesa")), reason="the library that must be missing is installed")
-@every_renderer
-def test_a_library_that_is_asked_for_and_missing_is_explained(env_id: str, package: str) -> None:
-    pytest.importorskip(package)
-    program = f"import gymnasium, sb3_metra.envs; gymnasium.make('{env_id}')"
+def test_a_library_that_is_asked_for_and_missing_is_explained() -> None:
+    env_ids = installed_renderers()
     environment = {**os.environ, "MUJOCO_GL": "osmesa"}
     environment.pop("PYOPENGL_PLATFORM", None)
-    done = run_python("-c", program, env=environment)
-    error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith("ImportError: Pixel environments need OpenGL"), done.stderr
-    assert "MUJOCO_GL=osmesa, whose library is not found" in error
+    done = run_python("-c", "import gymnasium, sb3_metra.envs\n" + TRY_EACH.format(env_ids), env=environment)
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == len(env_ids), done.stderr
+    for line in lines:
+        assert line.startswith("ImportError: Pixel environments need OpenGL"), line
+        assert "MUJOCO_GL=osmesa, whose library is not found" in line
 
 
-def test_missing_dm_control_is_explained() -> None:
+def test_missing_packages_are_explained() -> None:
     program = """
 import sys
-sys.modules["dm_control"] = None  # as if it were not installed
+for package in ("dm_control", "gymnasium_robotics"):
+    sys.modules[package] = None  # as if it were not installed
 import gymnasium, sb3_metra.envs
-try:
-    gymnasium.make("sb3_metra/QuadrupedPixels-v0")
-except ImportError as error:
-    print(error)
 """
-    done = run_python("-c", program)
+    extras = {"QuadrupedPixels": "dmc", "Quadruped": "dmc", "KitchenPixels": "kitchen"}
+    env_ids = [f"sb3_metra/{name}-v0" for name in extras]
+    done = run_python("-c", program + TRY_EACH.format(env_ids))
     assert done.returncode == 0, done.stderr
-    assert 'pip install "sb3-metra[dmc]"' in done.stdout
+    for line, extra in zip(done.stdout.strip().splitlines(), extras.values(), strict=True):
+        assert f'pip install "sb3-metra[{extra}]"' in line
 
 
 # Worker processes

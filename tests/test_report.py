@@ -114,7 +114,8 @@ def test_normalised_observations_reach_phi_as_the_policy_sees_them(tmp_path: Pat
 
 def test_without_coordinates_phi_is_drawn_and_a_note_says_so(tmp_path: Path) -> None:
     for kind, policy in (("dict", "MultiInputPolicy"), ("image", "CnnPolicy")):
-        model = tiny_model(DummyVecEnv([lambda kind=kind: Scripted(kind=kind)]), policy)
+        small = {"net_arch": [8]} | ({"features_extractor_kwargs": {"depth": 2}} if kind == "image" else {})
+        model = tiny_model(DummyVecEnv([lambda kind=kind: Scripted(kind=kind)]), policy, policy_kwargs=small)
         report = write_report(model, Scripted(kind=kind), tmp_path / "page.html", n_skills=2)
         data = data_of(report.path)
         assert data["place"] is None

@@ -111,7 +111,7 @@ def run(make: Any, folder: Path, steps: int, kill: int | None = None, **kwargs: 
     def callbacks() -> list[BaseCallback]:
         envs = [make_vec_env(Remembering, 1, seed=1), make_vec_env(Stateless)] if make is remembering else []
         evaluations = [EvalCallback(x, eval_freq=17, n_eval_episodes=1, verbose=0) for x in envs]
-        return [RunCheckpointCallback(20, folder), Record(), *evaluations]
+        return [RunCheckpointCallback(40, folder), Record(), *evaluations]
 
     env = make()
     model = tiny_model(env, **kwargs)
@@ -145,7 +145,7 @@ def noise() -> OrnsteinUhlenbeckActionNoise:
         (point, {"skill_dim": 4, "discrete": True}),
         pytest.param(normalised, {}, marks=pytest.mark.slow),  # see the overlapped one
         (processes, {}),
-        (lambda: make_vec_env(Stateless, 3, seed=5), {}),
+        pytest.param(lambda: make_vec_env(Stateless, 3, seed=5), {}, marks=pytest.mark.slow),
         pytest.param(
             remembering,
             {"overlap": True, "action_noise": noise, "learning_rate": lambda remaining: 1e-3 * remaining},

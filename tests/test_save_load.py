@@ -35,6 +35,14 @@ def trained(env: Any = None, **kwargs: Any) -> METRA:
     return tiny_model(scripted_envs(2) if env is None else env, **kwargs).learn(48)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a model that has learnt, for tests that only read it."""
+    path = tmp_path_factory.mktemp("saved") / "model.zip"
+    trained().save(path)
+    return path
+
+
 def assert_same_tensors(first: Any, second: Any) -> None:
     """Compare nested parameters to the bit."""
     if isinstance(first, th.Tensor):
@@ -132,9 +140,8 @@ def test_learning_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert loaded._n_updates == model._n_updates
 
 
-def test_learning_goes_on_with_another_number_of_environments(tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
-    loaded = METRA.load(tmp_path / "model", env=scripted_envs(4), device="cpu")
+def test_learning_goes_on_with_another_number_of_environments(saved: Path) -> None:
+    loaded = METRA.load(saved, env=scripted_envs(4), device="cpu")
     loaded.learn(48, reset_num_timesteps=False)
     assert loaded.num_timesteps == 48 + 64  # rounds of 8 steps of 4 environments
     assert loaded._last_skills.shape == (4, 2)
@@ -212,17 +219,15 @@ def test_normalised_environments(tmp_path: Path) -> None:
     loaded.learn(24)
 
 
-def test_a_model_without_an_environment_predicts_and_takes_one_later(tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
-    loaded = METRA.load(tmp_path / "model", device="cpu")
+def test_a_model_without_an_environment_predicts_and_takes_one_later(saved: Path) -> None:
+    loaded = METRA.load(saved, device="cpu")
     assert loaded.predict(OBSERVATIONS[0])[0].shape == (2,)
     loaded.set_env(scripted_envs(2))
     loaded.learn(24)
 
 
-def test_arguments_may_be_replaced_while_loading(tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
-    loaded = METRA.load(tmp_path / "model", env=scripted_envs(2), device="cpu", gamma=0.5, learning_rate=0.25)
+def test_arguments_may_be_replaced_while_loading(saved: Path) -> None:
+    loaded = METRA.load(saved, env=scripted_envs(2), device="cpu", gamma=0.5, learning_rate=0.25)
     assert loaded.gamma == 0.5
     loaded.learn(24)
     assert loaded.objective_optimizer.param_groups[0]["lr"] == 0.25
@@ -275,10 +280,8 @@ def test_another_dual_lambda_begins_anew_and_phi_goes_on(tmp_path: Path) -> None
         ("replay_buffer_kwargs", {"handle_timeout_termination": False}),
     ],
 )
-def test_every_argument_takes_effect(name: str, value: Any, tmp_path: Path) -> None:
-    model = trained()
-    model.save(tmp_path / "model")
-    loaded = METRA.load(tmp_path / "model", env=scripted_envs(2), device="cpu", **{name: value})
+def test_every_argument_takes_effect(name: str, value: Any, saved: Path) -> None:
+    loaded = METRA.load(saved, env=scripted_envs(2), device="cpu", **{name: value})
     fresh = tiny_model(scripted_envs(2), **{name: value})
     for attribute in (name, "_target_entropy", "_stats_window_size", "replay_buffer_kwargs"):
         assert getattr(loaded, attribute, None) == getattr(fresh, attribute, None)
@@ -291,9 +294,8 @@ def test_every_argument_takes_effect(name: str, value: Any, tmp_path: Path) -> N
     loaded.learn(32)
 
 
-def test_rounds_may_become_others(tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
-    loaded = METRA.load(tmp_path / "model", env=scripted_envs(1), device="cpu", train_freq=(2, "episode"))
+def test_rounds_may_become_others(saved: Path) -> None:
+    loaded = METRA.load(saved, env=scripted_envs(1), device="cpu", train_freq=(2, "episode"))
     assert (loaded.train_freq.frequency, loaded.train_freq.unit.value) == (2, "episode")
 
 
@@ -311,18 +313,16 @@ def test_rounds_may_become_others(tmp_path: Path) -> None:
         ({"dual_lambda": -1.0}, "dual_lambda must be"),
     ],
 )
-def test_what_cannot_change_is_refused(kwargs: dict[str, Any], message: str, tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
+def test_what_cannot_change_is_refused(kwargs: dict[str, Any], message: str, saved: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        METRA.load(tmp_path / "model", device="cpu", **kwargs)
+        METRA.load(saved, device="cpu", **kwargs)
 
 
-def test_misspelt_arguments_are_refused(tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
+def test_misspelt_arguments_are_refused(saved: Path) -> None:
     with pytest.raises(TypeError, match="unknown argument 'batchsize'; did you mean 'batch_size'"):
-        METRA.load(tmp_path / "model", device="cpu", batchsize=64)
+        METRA.load(saved, device="cpu", batchsize=64)
     with pytest.raises(TypeError, match="unknown argument 'zzz'; it has policy, skill_dim"):
-        METRA.load(tmp_path / "model", device="cpu", zzz=64)
+        METRA.load(saved, device="cpu", zzz=64)
 
 
 def test_arguments_that_the_file_has_are_accepted(tmp_path: Path) -> None:
@@ -351,7 +351,11 @@ def test_every_method_comes_back_with_arguments_that_change_or_are_refused(algor
     loaded = sb3_metra.load(tmp_path / "model", env=scripted_envs(2), device="cpu", **same)
     assert type(loaded) is algorithm
     assert_same_tensors(loaded.get_parameters(), model.get_parameters())
-    loaded.learn(24)
+    skills = model.skill_prior.sample(5)
+    actions = [one.predict(OBSERVATIONS, state=skills, deterministic=True)[0] for one in (model, loaded)]
+    assert np.array_equal(*actions)
+    loaded.learn(24, reset_num_timesteps=False)
+    assert not th.equal(loaded.actor.mu.weight, model.actor.mu.weight)
     for name in names:
         if name not in same and name != "unit_skills":  # it left no attribute, so its change would have no effect
             with pytest.raises(ValueError, match=f"{name} must be False as in .*, got True"):
@@ -364,15 +368,14 @@ def test_every_method_comes_back_with_arguments_that_change_or_are_refused(algor
 # Generators
 
 
-def test_loading_leaves_the_generators_of_others_alone(tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
+def test_loading_leaves_the_generators_of_others_alone(saved: Path) -> None:
     drawn = []
     for load in (False, True):
         random.seed(1)
         np.random.seed(1)
         th.manual_seed(1)
         if load:
-            METRA.load(tmp_path / "model", env=scripted_envs(2), device="cpu")
+            METRA.load(saved, env=scripted_envs(2), device="cpu")
         drawn.append((random.random(), np.random.rand(), th.rand(1).item()))
     assert drawn[0] == drawn[1]
 
@@ -413,9 +416,8 @@ def test_sessions_differ_and_can_be_repeated(tmp_path: Path) -> None:
     assert len({str(skill) for skill, _ in seen}) == len({str(start) for _, start in seen}) == 3
 
 
-def test_another_seed_seeds_anew(tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
-    loaded = METRA.load(tmp_path / "model", device="cpu", seed=5)
+def test_another_seed_seeds_anew(saved: Path) -> None:
+    loaded = METRA.load(saved, device="cpu", seed=5)
     fresh = tiny_model(scripted_envs(2), seed=5)
     assert loaded.seed == 5
     assert loaded.skill_rng.random() == fresh.skill_rng.random()
@@ -509,10 +511,9 @@ def test_noise_of_another_number_of_environments(tmp_path: Path) -> None:
         assert loaded.action_noise.noises[0]._sigma.tolist() == [0.1, 0.1] if n > 1 else True
 
 
-def test_what_the_zoo_gives_for_files_of_older_pythons_is_taken(tmp_path: Path) -> None:
-    trained().save(tmp_path / "model")
+def test_what_the_zoo_gives_for_files_of_older_pythons_is_taken(saved: Path) -> None:
     nothing = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
-    loaded = METRA.load(tmp_path / "model", device="cpu", custom_objects=nothing)
+    loaded = METRA.load(saved, device="cpu", custom_objects=nothing)
     assert loaded.lr_schedule(1.0) == 0.0
 
 
@@ -535,9 +536,8 @@ def test_sb3_reads_the_file(tmp_path: Path) -> None:
     assert_same_tensors(parameters, model.get_parameters())
 
 
-def test_the_versions_of_a_file_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trained().save(tmp_path / "model")
-    METRA.load(tmp_path / "model", device="cpu", print_system_info=True)
+def test_the_versions_of_a_file_are_printed(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    METRA.load(saved, device="cpu", print_system_info=True)
     out = capsys.readouterr().out
     assert "== CURRENT SYSTEM INFO ==" in out
     assert "== SAVED MODEL SYSTEM INFO ==" in out
@@ -609,7 +609,7 @@ def test_a_damaged_byte_is_found(tmp_path: Path) -> None:
     model.save(path)
     content = path.read_bytes()
     refused, rng = 0, np.random.default_rng(0)
-    for place in rng.integers(len(content), size=60):
+    for place in rng.integers(len(content), size=40):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
         try:
             loaded = METRA.load(path, device="cpu")
@@ -618,7 +618,7 @@ def test_a_damaged_byte_is_found(tmp_path: Path) -> None:
             refused += 1
         else:
             assert_same_tensors(loaded.get_parameters(), model.get_parameters())
-    assert refused > 20
+    assert refused > 13
 
 
 def test_a_file_mixed_from_two_is_refused(tmp_path: Path) -> None:
@@ -730,20 +730,27 @@ class Bounded(Scripted):
         self.observation_space = spaces.Box(-100.0, 100.0, (3,), np.float32)
 
 
+OTHER_REPLAY: list[tuple[Any, str]] = [
+    (lambda: other_model(env=scripted_envs(3)), "must have n_envs 2, got 3"),
+    (lambda: other_model(skill_dim=5), "must hold skills of dimension 2, got 5"),
+    (lambda: other_model(env=DummyVecEnv([Bounded] * 2)), "must have observation_space"),
+    (lambda: other_model(env=DummyVecEnv([Stronger] * 2)), "must have action_space"),
+    (lambda: other_model(discrete=True), r"must hold skills of SpherePrior\(dim=2\), got discrete ones"),
+    (lambda: other_model(unit_skills=False), "must hold skills of .*must have norm 1"),
+]
+
+
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("pickled", "content", "message"),
     [
-        (lambda: other_model(env=scripted_envs(3)), "must have n_envs 2, got 3"),
-        (lambda: other_model(skill_dim=5), "must hold skills of dimension 2, got 5"),
-        (lambda: other_model(env=DummyVecEnv([Bounded] * 2)), "must have observation_space"),
-        (lambda: other_model(env=DummyVecEnv([Stronger] * 2)), "must have action_space"),
-        (lambda: other_model(discrete=True), r"must hold skills of SpherePrior\(dim=2\), got discrete ones"),
-        (lambda: other_model(unit_skills=False), "must hold skills of .*must have norm 1"),
+        *((False, *other) for other in OTHER_REPLAY),
+        (True, *OTHER_REPLAY[0]),
+        *(pytest.param(True, *other, marks=pytest.mark.slow) for other in OTHER_REPLAY[1:-1]),
+        (True, *OTHER_REPLAY[-1]),
     ],
 )
-@pytest.mark.parametrize("pickled", [False, True])
 def test_other_replay_is_refused_and_the_models_own_stays(
-    content: Any, message: str, pickled: bool, tmp_path: Path
+    pickled: bool, content: Any, message: str, tmp_path: Path
 ) -> None:
     model, other = trained(), content()
     own, stored = model.replay_buffer, model.replay_buffer.observations.copy()

@@ -21,8 +21,16 @@ from sb3_metra.study.results import collect
 from tests.test_study import FIRST, POINT, SECOND, TINY, results
 
 pytestmark = pytest.mark.slow
-ray = pytest.importorskip("ray")
-on_ray = pytest.importorskip("sb3_metra.study.on_ray")
+ray: Any
+on_ray: Any
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports() -> None:
+    """Ray's tuner, which takes a second to import: not while tests are collected that leave these out."""
+    global ray, on_ray
+    ray = pytest.importorskip("ray")
+    on_ray = pytest.importorskip("sb3_metra.study.on_ray")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ pytest.importorskip("dm_control", reason="dm_control is installed on Python 3.10
 
 from sb3_metra.envs.locomotion import load_normalization
 from sb3_metra.envs.suite import HumanoidEnv, QuadrupedEnv, SuiteEnv
-from tests.programs import run_python
 
 QUADRUPED, HUMANOID = QuadrupedEnv.env_id, HumanoidEnv.env_id
 CLASSES: dict[str, type[SuiteEnv]] = {QUADRUPED: QuadrupedEnv, HUMANOID: HumanoidEnv}
@@ -196,18 +195,3 @@ def test_pickled_body_keeps_its_options() -> None:
 def test_options_that_cannot_work_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HumanoidEnv(**options)
-
-
-def test_without_dm_control_it_is_explained() -> None:
-    program = """
-import sys
-import gymnasium, sb3_metra.envs
-sys.modules["dm_control"] = None  # as if it were not installed
-try:
-    gymnasium.make("sb3_metra/Quadruped-v0")
-except ImportError as error:
-    print(error)
-"""
-    done = run_python("-c", program)
-    assert done.returncode == 0, done.stderr
-    assert 'pip install "sb3-metra[dmc]"' in done.stdout

@@ -59,13 +59,13 @@ def test_another_method_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_any_task_of_the_suite_is_trained_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("dm_control")
     small = {"depth": 1}
-    change = TINY | NETWORKS | {"policy": "CnnPolicy", "buffer_size": 1000}
+    change = TINY | NETWORKS | {"policy": "CnnPolicy", "buffer_size": 1000, "n_envs": 1}  # each is a process
     change["policy_kwargs"] = {"net_arch": [8], "features_extractor_kwargs": small}
-    arguments = ["--env-kwargs", '{"camera": "cam0", "frame_size": 46}', "--cell-size", "0.05"]
+    arguments = ["--env-kwargs", '{"camera": "cam0", "frame_size": 46, "max_episode_steps": 50}', "--cell-size", "0.05"]
     rows = train(
         monkeypatch, tmp_path, "dmc/point_mass-easy", change, *arguments, "--steps", "400", "--eval-freq", "400"
     )
     assert float(rows[-1]["eval/policy_state_coverage"]) > 0
     settings = json.loads((tmp_path / "settings.json").read_text())
-    assert settings["settings"]["env_kwargs"] == {"camera": "cam0", "frame_size": 46}
+    assert settings["settings"]["env_kwargs"] == {"camera": "cam0", "frame_size": 46, "max_episode_steps": 50}
     assert METRA.load(tmp_path / "model").observation_space.shape == (9, 46, 46)

@@ -21,7 +21,12 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {"__name__": "page"}
-    for long, short in (("learn(100_000", "learn(400"), ("=1_600", "=100"), ("train_freq=200", "train_freq=50")):
+    for long, short in (
+        ("learn(100_000", "learn(400"),
+        ("=1_600", "=100"),
+        ("train_freq=200", "train_freq=50"),
+        ("eval_freq=20_000", "eval_freq=20_000, n_skills=4"),
+    ):
         assert long in code
         code = code.replace(long, short)
     exec(compile(code, str(PAGE), "exec"), names)

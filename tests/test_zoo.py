@@ -251,7 +251,7 @@ def test_best_model_is_the_one_that_covers_most(tmp_path: Path, monkeypatch: pyt
     measured = "sb3_metra.evaluation.callbacks.skill_metrics"
     monkeypatch.setattr(measured, lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
     callback = zoo.CoverageEvalCallback(
-        make_vec_env(POINT, n_envs=1), eval_freq=20, best_model_save_path=str(tmp_path), verbose=0
+        make_vec_env(POINT, n_envs=1), n_eval_episodes=2, eval_freq=20, best_model_save_path=str(tmp_path), verbose=0
     )
     METRA("MlpPolicy", POINT, device="cpu", **TINY).learn(60, callback=callback)
     assert (callback.last_mean_reward, callback.best_mean_reward) == (7.0, 9.0)
@@ -264,7 +264,7 @@ def test_trials_are_told_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured, lambda *args, **kwargs: {"policy_state_coverage": next(coverages)})
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
-    callback = zoo.TrialCoverageEvalCallback(make_vec_env(POINT, n_envs=1), trial, eval_freq=20)
+    callback = zoo.TrialCoverageEvalCallback(make_vec_env(POINT, n_envs=1), trial, n_eval_episodes=2, eval_freq=20)
     METRA("MlpPolicy", POINT, device="cpu", **TINY).learn(60, callback=callback)
     assert study.trials[0].intermediate_values == {1: 5.0, 2: 9.0, 3: 7.0}
     assert callback.last_mean_reward == 7.0
@@ -317,8 +317,9 @@ def test_only_training_ends_episodes_on_the_back(tmp_path: Path, monkeypatch: py
         return env
 
     monkeypatch.setattr(rl_zoo3.exp_manager.ExperimentManager, "create_envs", spy)
-    zoo.train(["--env", "sb3_metra/Ant-v0", "-n", "8", "-f", str(tmp_path)])
-    assert seen == {False: [True] * 8, True: [False]}
+    small = ["n_envs:2", "policy_kwargs:dict(net_arch=[8])", "phi_kwargs:dict(net_arch=[8])"]
+    zoo.train(["--env", "sb3_metra/Ant-v0", "-n", "2", "-f", str(tmp_path), "-params", *small])
+    assert seen == {False: [True] * 2, True: [False]}
 
 
 @pytest.mark.parametrize(

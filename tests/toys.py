@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from filelock import FileLock
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -114,6 +119,20 @@ def state_of(model: METRA) -> dict[str, th.Tensor]:
 def same(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
     """Whether two states agree to the bit."""
     return first.keys() == second.keys() and all(th.equal(x, second[name]) for name, x in first.items())
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
+    """A folder that ``make`` fills once in a run of the tests, in whichever of its processes asks for it first."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            half = Path(f"{folder}.half")
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir()
+            make(half)
+            half.rename(folder)
+    return folder
 
 
 class Follower:

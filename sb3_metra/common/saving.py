@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import warnings
@@ -151,13 +152,15 @@ def _encode_data(data: dict[str, Any], tensors: dict[str, th.Tensor]) -> tuple[d
 
 def versions() -> dict[str, str | None]:
     """Versions of the packages that a model depends on; ``None`` for one that is run from a checkout."""
-    found: dict[str, str | None] = {}
-    for package in _VERSIONS:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    return {package: _version(package) for package in _VERSIONS}
+
+
+@functools.cache  # the packages' descriptions would be parsed at every save
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _separate(tensors: dict[str, th.Tensor]) -> dict[str, th.Tensor]:

@@ -17,7 +17,9 @@ with explained_imports('Four rooms need MiniGrid: install it with `pip install "
 ROOMS = {"north west": (4, 4), "north east": (13, 4), "south west": (4, 13), "south east": (13, 13)}
 """The rooms, and a cell in the middle of each; y counts downwards."""
 
+_HEADINGS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # east, and on clockwise
 _MIDDLE, _SCALE = 9, 5.0  # of the walls, and cells that are 1 in an observation: about a cell's deviation
+_SIGHT, _SIGHT_SCALE = 8, 4.0  # free cells that are seen at most, and that are 1 in an observation
 _NO_LIMIT = 10**9  # steps: Gymnasium's TimeLimit ends episodes
 
 
@@ -32,10 +34,11 @@ class FourRoomsEnv(gym.Env):
     """
     MiniGrid's four rooms with 260 free cells, without a goal; episodes start in the middle of a room.
 
-    The observation is the place, from the middle and in units of 5 cells, and the direction as a unit vector,
-    ``(4,)`` float32. Actions turn left, turn right, and go forward. ``info["coordinates"]`` is the cell ``(x, y)``,
-    from 1 to 17, and ``info["tasks"]`` says for each room whether the episode has visited it, at the reset and at every
-    step. The reward is the number of rooms that are entered for the first time in the episode. It never terminates.
+    The observation is ``(8,)`` float32: the place, from the middle and in units of 5 cells; the direction as a unit
+    vector; and how many cells are free ahead, to the right, behind and to the left, at most 8, in units of 4. Actions
+    turn left, turn right, and go forward. ``info["coordinates"]`` is the cell ``(x, y)``, from 1 to 17, and
+    ``info["tasks"]`` says for each room whether the episode has visited it, at the reset and at every step. The reward
+    is the number of rooms that are entered for the first time in the episode. It never terminates.
 
     :param layout: where the gates are: the seed that MiniGrid draws them with
     :param start: the room in whose middle episodes begin, in a random direction
@@ -70,8 +73,13 @@ class FourRoomsEnv(gym.Env):
         x, y = next((x, y) for x in range(19) for y in range(19) if self._cell(x, y) == "goal")
         self._rooms.grid.set(x, y, None)
         reach = (_MIDDLE - 1) / _SCALE
-        high = np.array([reach, reach, 1.0, 1.0], np.float32)
-        self.observation_space = spaces.Box(-high, high)
+        sight = [_SIGHT / _SIGHT_SCALE] * 4
+        self.observation_space = spaces.Box(
+            np.array([-reach, -reach, -1.0, -1.0, *[0.0] * 4], np.float32),
+            np.array([reach, reach, 1.0, 1.0, *sight], np.float32),
+        )
+        cells = [(x, y) for x in range(1, 2 * _MIDDLE) for y in range(1, 2 * _MIDDLE)]
+        self._free = {cell: [self._count_free(cell, heading) for heading in _HEADINGS] for cell in cells}
         self.action_space = spaces.Discrete(3)
         self._visited: set[str] = set()
 
@@ -163,10 +171,18 @@ class FourRoomsEnv(gym.Env):
     def _observe(self) -> np.ndarray:
         return self._as_observation(np.array(self._rooms.agent_pos, np.float64), self._rooms.agent_dir)
 
-    @staticmethod
-    def _as_observation(place: np.ndarray, direction: int) -> np.ndarray:
-        heading = ((1, 0), (0, 1), (-1, 0), (0, -1))[direction]
-        return np.concatenate([(place - _MIDDLE) / _SCALE, heading]).astype(np.float32)
+    def _as_observation(self, place: np.ndarray, direction: int) -> np.ndarray:
+        x, y = np.rint(place).astype(int).tolist()
+        free = np.roll(self._free[x, y], -direction)
+        sight = np.minimum(free, _SIGHT) / _SIGHT_SCALE
+        return np.concatenate([(place - _MIDDLE) / _SCALE, _HEADINGS[direction], sight]).astype(np.float32)
+
+    def _count_free(self, cell: tuple[int, int], heading: tuple[int, int]) -> int:
+        """Free cells between a cell and the next wall."""
+        n, (x, y), (dx, dy) = 0, cell, heading
+        while self._cell(x + (n + 1) * dx, y + (n + 1) * dy) != "wall":
+            n += 1
+        return n
 
     def _tell(self) -> dict[str, Any]:
         place = np.array(self._rooms.agent_pos, np.float64)
