@@ -3,19 +3,68 @@
 import argparse
 import ast
 import builtins
+import importlib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_metra.common.arguments import Check, check_names, check_table, choice, instance, integer, number, optional
 from sb3_metra.common.inputs import check_count, check_number
+from sb3_metra.zoo_files import read_value
 
 _SMALLEST = {"--eval-episodes": 1, "--n-eval-envs": 1, "--n-envs": 1, "--n-trials": 1, "--n-jobs": -1, "--seed": -1}
 """Of rl_zoo3's numbers, the smallest that works; a seed of -1 is a random one."""
 _KEYWORDS = (("-params", "--hyperparams"), ("--env-kwargs",), ("--eval-env-kwargs",))
 _POWER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
+_OPTIONS = ("env", "seed", "device", "verbose", "tensorboard_log")
+
+
+def _schedule(value: Any) -> Any:
+    if isinstance(value, str):
+        kind, initial = value.split("_")
+        if kind != "lin":
+            raise ValueError
+        number(0).read(float(initial))
+    return value
+
+
+def _normalize(value: Any) -> Any:
+    if not isinstance(value, bool):
+        named = read_value(value) if isinstance(value, str) else value
+        check_names("normalize", dict(named), VecNormalize, {"venv"})
+    return value
+
+
+def _names(value: Any) -> Any:
+    for entry in value if isinstance(value, list) else [] if value is None else [value]:
+        name = next(iter(entry)) if isinstance(entry, dict) else entry
+        module, _, last = name.rpartition(".")
+        try:
+            getattr(importlib.import_module(module), last)
+        except ImportError as error:
+            raise ValueError from error
+    return value
+
+
+_IMPORTED = Check("the full name of what can be imported, a list of such, or {name: arguments}", _names)
+#: What rl_zoo3 uses itself.
+_SETTINGS: dict[str, Check] = {
+    "policy": instance("a name such as MlpPolicy", str, type),
+    "learning_rate": Check('a number, or a string such as "lin_1e-3"', _schedule),
+    "normalize": Check('True, False, or arguments of VecNormalize such as "dict(norm_obs=True)"', _normalize),
+    "frame_stack": optional(integer(1)),
+    "noise_type": optional(choice("normal", "ornstein-uhlenbeck")),
+    "noise_std": optional(number(0)),
+    "env_wrapper": _IMPORTED,
+    "vec_env_wrapper": _IMPORTED,
+    "callback": _IMPORTED,
+}
 
 
 def check_words(arguments: Sequence[str], names: Collection[str]) -> str:
@@ -88,9 +137,14 @@ def check_settings(settings: dict[str, Any], n_timesteps: float) -> dict[str, An
 
     :param settings: of one environment
     :param n_timesteps: what holds if they name none
-    :raises ValueError: for numbers of environments or steps that cannot be
+    :raises ValueError: for what rl_zoo3 itself uses and cannot
     """
-    settings = read_numbers(settings)
+    settings = check_table(_SETTINGS, read_numbers(settings))
+    for name in _OPTIONS:
+        if name in settings:
+            raise ValueError(f"{name} must be given as an option of the command, got {settings[name]!r} as a setting")
+    if settings.get("noise_type") is not None and "noise_std" not in settings:
+        raise ValueError(f"noise_std must be given with noise_type, got none and {settings['noise_type']!r}")
     check_count("n_envs", settings.get("n_envs", 1))
     check_number("n_timesteps", settings.setdefault("n_timesteps", n_timesteps))
     return settings

@@ -27,7 +27,7 @@ BUFFERS = ARRAYS | {"sb3_metra.common.buffers", "sb3_metra.common.frame_buffer"}
 FILES = {
     f"sb3_metra.common.{name}"
     for name in ("files", "archive", "plain", "saving", "loading", "replay_file", "policy_file", "normalization")
-}
+} | {"sb3_metra.common.saved_attributes"}
 POLICY = {f"sb3_metra.common.{name}" for name in ("actor_critic", "categorical", "policy_file", "prediction")}
 STEPS = {"sb3_metra.common.optimization", "sb3_metra.common.captured_step"}
 WORKERS = {"sb3_metra.common.workers"}
@@ -102,6 +102,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.saving": LEAVES | {"sb3_metra.common.archive", "sb3_metra.common.plain"},
     "sb3_metra.common.replay_file": VALUES | {"sb3_metra.common.archive"},
     "sb3_metra.common.loading": VALUES | FILES,
+    "sb3_metra.common.saved_attributes": VALUES
+    | {f"sb3_metra.common.{name}" for name in ("constructor", "normalization", "policies")},
     "sb3_metra.common.sac": {"sb3_metra.common.extractors"}
     | (
         LOOP
@@ -113,7 +115,8 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.common.wrapper_state": set(),
     "sb3_metra.common.checkpoint": FILES
     | LEAVES
-    | {"sb3_metra.common.env_state", "sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
+    | {f"sb3_metra.common.{name}" for name in ("env_state", "saved_attributes", "spaces")}
+    | {"sb3_metra.common.skill_discovery"},  # whose class it names for the type checker
     "sb3_metra.common.persistent": LOOP - COLLECTING - {"sb3_metra.common.overlap", "sb3_metra.common.skill_discovery"},
     "sb3_metra.common.overlap": LOOP - COLLECTING - {"sb3_metra.common.skill_discovery"},
     "sb3_metra.common.collectors": ARRAYS | LEAVES,
@@ -141,7 +144,7 @@ ALLOWED_INSIDE: dict[str, set[str]] = {
     "sb3_metra.downstream*": {"sb3_metra.downstream*"} | ASKED,
     "sb3_metra.pretrained": {"sb3_metra.algorithms"} | LEAVES,
     "sb3_metra.zoo_files": set(),
-    "sb3_metra.zoo_input": LEAVES,
+    "sb3_metra.zoo_input": LEAVES | {"sb3_metra.zoo_files"},
     "sb3_metra.zoo_runs": LOOP
     | {"sb3_metra.zoo_files", "sb3_metra.zoo_input", "sb3_metra.envs.batch", "sb3_metra.collectors*"},
     "sb3_metra.zoo": PROGRAMS | {"sb3_metra.commands.loading", "sb3_metra.zoo_*"},

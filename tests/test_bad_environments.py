@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 from sb3_metra import METRA
@@ -80,6 +81,40 @@ def test_what_an_environment_returns(bad: dict[str, Any], message: str, vectoris
     steps = 0 if "at" in bad else 8
     assert model.replay_buffer.size() == steps
     assert np.isfinite(model.replay_buffer.rewards[:steps]).all()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"observation": np.ones(4, np.float32)}, r"observation must have shape \(3,\), got \(4,\)"),
+        ({"observation": np.array(["a", "b", "c"])}, "observation must hold numbers, got <U1"),
+        ({"reward": np.zeros(2)}, "reward must be a finite number, got array"),
+    ],
+)
+def test_what_an_environment_in_a_worker_returns(bad: dict[str, Any], message: str) -> None:
+    """The other workers' answers do not stand for those to the next question."""
+    env = SubprocVecEnv([lambda: Returns(), lambda: Returns(**bad), lambda: Returns()], start_method="fork")
+    model = tiny_model(env, learning_starts=1_000)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{message}.* from the environment with index 1"):
+            model.learn(60, reset_num_timesteps=False)
+    assert model.replay_buffer.size() == 16
+    env.close()
+
+
+@pytest.mark.parametrize("cls", [DummyVecEnv, partial(SubprocVecEnv, start_method="fork")])
+def test_environments_with_other_spaces_than_the_first(cls: Any) -> None:
+    wide, deep = spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Box(-2.0, 2.0, (2,), np.float32)
+    for name, space in (("observation_space", wide), ("action_space", deep)):
+
+        def other(name: str = name, space: spaces.Box = space) -> gym.Env:
+            setattr(env := Returns(), name, space)
+            return env
+
+        env = cls([Returns, other])
+        with pytest.raises(ValueError, match=f"env must have the same {name} in each .* with index 1"):
+            tiny_model(env)
+        env.close()
 
 
 class Batched(VecEnv):

@@ -24,12 +24,14 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_metra import METRA
+from sb3_metra.algorithms import ALGORITHMS
 from sb3_metra.common.networks import Representation
 from sb3_metra.common.policies import SkillPolicy
 from sb3_metra.common.representation_discovery import RepresentationDiscovery
 from sb3_metra.common.sac import SkillSAC
+from sb3_metra.common.skill_discovery import SkillDiscovery
 from sb3_metra.common.spaces import UnsupportedSpaceError
-from tests.toys import TINY, Scripted, tiny_model
+from tests.toys import TINY, Scripted, scripted_envs, tiny_model
 
 NAN, INF = math.nan, math.inf
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -178,10 +180,25 @@ def test_episodes_of_several_environments_are_no_round() -> None:
         tiny_model(train_freq=(1, "episode"))
 
 
-@pytest.mark.parametrize("name", ["batchsize", "lamda", "target_update_intervall"])
-def test_unknown_arguments(name: str) -> None:
-    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
-        build(**{name: 1})
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values())
+def test_unknown_names_given_to_a_constructor(algorithm: type[SkillDiscovery]) -> None:
+    name = algorithm.__name__
+    for given, meant in (("skill_prior", "skill_dim"), ("batchsize", "batch_size"), ("phi_kwarg", "phi_kwargs")):
+        if meant in signature(algorithm).parameters:
+            with pytest.raises(TypeError, match=rf"{name}\(\) got an unknown argument '{given}'; .* '{meant}'"):
+                algorithm("MlpPolicy", None, **{given: 3})
+    with pytest.raises(TypeError, match=rf"{name}\(\) got an unknown argument 'zzz'; it has policy, env, skill_dim"):
+        algorithm("MlpPolicy", None, zzz=3)
+
+
+def test_a_constructor_of_ones_own_takes_what_it_likes() -> None:
+    class Mine(METRA):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.mine = kwargs.pop("mine")
+            super().__init__(*args, **kwargs)
+
+    model = Mine("MlpPolicy", scripted_envs(1), mine=3, **(TINY | {"skill_dim": 3}))
+    assert (model.mine, model.skill_prior.dim) == (3, 3)
 
 
 #: What is as good as the number behind it: NumPy's scalars, whole floats, and what YAML 1.1 takes for a string.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
 from sb3_metra.cli import main
+from sb3_metra.envs.point import PointMassEnv
 from tests.toys import goal_points, tiny_model
 
 POINT = "sb3_metra/PointMass-v0"
@@ -246,6 +250,30 @@ def test_bad_logs(run: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
         assert answer(["compare", run, "--out", "out"], capsys) is None
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        *((f"{command} MODEL --env {POINT}", "must be a path, got ''") for command in ("evaluate", "goals", "doctor")),
+        (f"report MODEL --env {POINT}", "must be a path, got ''"),
+        (f"prompt MODEL --env {POINT} --reward vx", "must be a path, got ''"),
+        ("export MODEL --out out", "must be a path, got ''"),
+        ("export model.zip --out MODEL", "argument --out: must be a path, got ''"),
+        ("study study.yml --draw --out empty", "--out must be a study's folder that holds results.csv, got 'empty'"),
+    ],
+)
+def test_what_is_missing(
+    words: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unset variable of the shell does not mean this folder."""
+    monkeypatch.chdir(folder)
+    study = f"methods: [metra]\nenvironments: [{POINT}]\nseeds: [0]\nsettings: {{n_timesteps: 9}}\n"
+    Path("study.yml").write_text(study)
+    capsys.readouterr()
+    with contextlib.suppress(SystemExit):
+        assert main(["" if word == "MODEL" else word for word in words.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_numbers_that_yaml_takes_for_strings_are_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo_input = pytest.importorskip("sb3_metra.zoo_input")
     settings = {"dual_lambda": "1e-3", "policy": "MlpPolicy", "a": {"b": ["-2E+4", "e3", "1e", "0x1", ".5e1"]}, "n": 3}
@@ -255,3 +283,72 @@ def test_numbers_that_yaml_takes_for_strings_are_numbers(folder: Path, monkeypat
         "a": {"b": [-2e4, "e3", "1e", "0x1", 5.0]},
         "n": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"normalize": 5}, "normalize must be True, False, or arguments of VecNormalize such as .*, got 5"),
+        ({"normalize": "maybe"}, "normalize must be True, False, .* got 'maybe'"),
+        ({"normalize": {"norm": True}}, "normalize must be True, False, .* got {'norm': True}"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, or a string such as \"lin_1e-3\", got 'fast'"),
+        ({"learning_rate": "sin_3"}, "learning_rate must be .*, got 'sin_3'"),
+        ({"frame_stack": 0}, "frame_stack must be an integer of at least 1, or None, got 0"),
+        ({"noise_type": "pink", "noise_std": 1}, 'noise_type must be "normal" or "ornstein-uhlenbeck", or None, got'),
+        ({"noise_type": "normal"}, "noise_std must be given with noise_type, got none"),
+        ({"env_wrapper": "nowhere.Nowhere"}, "env_wrapper must be the full name of what can be imported, .* got 'now"),
+        ({"vec_env_wrapper": 3}, "vec_env_wrapper must be the full name .* got 3"),
+        ({"callback": ["json.nothing"]}, r"callback must be the full name .* got \['json.nothing'\]"),
+        ({"policy": 3}, "policy must be a name such as MlpPolicy, got 3"),
+        ({"seed": 3}, "seed must be given as an option of the command, got 3 as a setting"),
+    ],
+)
+def test_settings_that_rl_zoo3_would_stumble_over(settings: dict[str, Any], message: str) -> None:
+    zoo_input = pytest.importorskip("sb3_metra.zoo_input")
+    with pytest.raises(ValueError, match=message):
+        zoo_input.check_settings(settings, 100)
+
+
+def test_settings_that_are_sound() -> None:
+    zoo_input = pytest.importorskip("sb3_metra.zoo_input")
+    settings: dict[str, Any] = {
+        "normalize": "dict(norm_obs=True, norm_reward=False)",
+        "learning_rate": "lin_1e-3",
+        "noise_type": "normal",
+        "noise_std": 0.1,
+        "env_wrapper": [{"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 9}}, "gymnasium.wrappers.ClipAction"],
+        "n_timesteps": 100,
+    }
+    assert zoo_input.check_settings(settings, 100) == settings
+
+
+class Failing(PointMassEnv):
+    """A point mass that cannot be made, or changes the shape of what it observes."""
+
+    def __init__(self, how: str) -> None:
+        if how == "make":
+            raise OSError("the licence has expired")
+        super().__init__()
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return np.append(observation, 0.0), *rest
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("make", "--env test/Failing-v0 cannot be made with --env-kwargs {'how': 'make'}: the licence has expired"),
+        ("step", r"observation must have shape (2,), got (3,) from the environment with index 0"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "goals", "doctor", "report"])
+def test_environments_that_fail(
+    command: str, how: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(gym.registry, "test/Failing-v0", gym.envs.registration.EnvSpec("test/Failing-v0", Failing))
+    common = [word for word in COMMANDS[command][0] if word != POINT]
+    common[common.index("--env") + 1 : common.index("--env") + 1] = ["test/Failing-v0"]
+    assert main([command, *common, "--env-kwargs", f"how:{how!r}", "--max-episode-steps", "5"]) == 2
+    assert message in capsys.readouterr().err

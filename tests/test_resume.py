@@ -109,8 +109,9 @@ def run(make: Any, folder: Path, steps: int, kill: int | None = None, **kwargs: 
     """A run that is killed and goes on, or one that is not."""
 
     def callbacks() -> list[BaseCallback]:
-        evaluation = EvalCallback(make_vec_env(Remembering, 1, seed=1), eval_freq=17, n_eval_episodes=1, verbose=0)
-        return [RunCheckpointCallback(40, folder), Record(), *([evaluation] if make is remembering else [])]
+        envs = [make_vec_env(Remembering, 1, seed=1), make_vec_env(Stateless)] if make is remembering else []
+        evaluations = [EvalCallback(x, eval_freq=17, n_eval_episodes=1, verbose=0) for x in envs]
+        return [RunCheckpointCallback(40, folder), Record(), *evaluations]
 
     env = make()
     model = tiny_model(env, **kwargs)
@@ -173,8 +174,9 @@ def test_a_killed_run_goes_on_to_the_bit(make: Any, kwargs: dict[str, Any], tmp_
     assert all(np.array_equal(own[name], other[name]) for name in other)
     assert seen_again.rewards == seen.rewards
     assert (seen_again.n_calls, resumed._episode_num) == (seen.n_calls, whole._episode_num)
-    if whole._callback.callbacks[2:]:
-        assert resumed._callback.callbacks[2].best_mean_reward == whole._callback.callbacks[2].best_mean_reward
+    for mine, other in zip(resumed._callback.callbacks[2:], whole._callback.callbacks[2:], strict=True):
+        assert mine.last_mean_reward == other.last_mean_reward
+        assert mine.best_mean_reward == other.best_mean_reward
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -189,6 +191,18 @@ def test_a_run_that_a_callback_stops_in_a_round_goes_on(overlap: bool, tmp_path:
     resumed = METRA.resume(tmp_path, remembering(1), device="cpu")
     resumed.learn(160 - resumed.num_timesteps, reset_num_timesteps=False)
     assert same(state_of(resumed), state_of(whole))
+
+
+@pytest.mark.parametrize("what", ["reset", "step"])
+def test_a_run_whose_environments_somebody_else_moved_goes_on(what: str, tmp_path: Path) -> None:
+    whole, arguments = tiny_model(remembering()), {"reset": (), "step": (np.zeros((3, 2), np.float32),)}[what]
+    whole.learn(24)
+    getattr(whole.env, what)(*arguments)
+    whole.save_checkpoint(tmp_path)
+    whole.learn(48, reset_num_timesteps=False)
+    resumed = METRA.resume(tmp_path, remembering(), device="cpu").learn(48)
+    own, other = resumed.replay_buffer.to_arrays(), whole.replay_buffer.to_arrays()
+    assert all(np.array_equal(own[name], other[name]) for name in other)
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:

@@ -187,6 +187,12 @@ def test_a_copy_goes_its_own_way() -> None:
     assert twin.replay_buffer.observations[48, :, 2].tolist() == [0.0, 0.0]
 
 
+def test_a_missing_file_is_named_as_it_was_given(tmp_path: Path) -> None:
+    for given, named in (("none", "none.zip"), ("none.zip", "none.zip")):
+        with pytest.raises(FileNotFoundError, match=rf"/{named}'$"):
+            METRA.load(tmp_path / given)
+
+
 def test_a_folder_of_models_is_no_model(tmp_path: Path) -> None:
     tiny_model().save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"path must be a model's file .* which holds \['model.zip'\]"):
@@ -315,7 +321,7 @@ def test_what_cannot_change_is_refused(kwargs: dict[str, Any], message: str, sav
 def test_misspelt_arguments_are_refused(saved: Path) -> None:
     with pytest.raises(TypeError, match="unknown argument 'batchsize'; did you mean 'batch_size'"):
         METRA.load(saved, device="cpu", batchsize=64)
-    with pytest.raises(TypeError, match="unknown argument 'zzz'; METRA has policy, skill_dim"):
+    with pytest.raises(TypeError, match="unknown argument 'zzz'; it has policy, skill_dim"):
         METRA.load(saved, device="cpu", zzz=64)
 
 

@@ -305,28 +305,38 @@ def test_a_round_that_a_callback_stops_is_finished_by_the_next_call() -> None:
 # Episodes that begin out of sight, memory that is not ours
 
 
+@pytest.mark.parametrize("what", ["reset", "step"])
 @pytest.mark.parametrize("who", ["env", "inner", "outer", "evaluation"])
-def test_a_reset_by_somebody_else_begins_new_episodes(who: str) -> None:
+def test_a_reset_or_a_step_by_somebody_else_begins_new_episodes(who: str, what: str) -> None:
     inner = Scripted(lengths=(1_000,))
     venv = VecNormalize(DummyVecEnv([lambda: gym.wrappers.TimeLimit(inner, 500)]), norm_obs=False)
     model = tiny_model(venv, train_freq=5, learning_starts=10_000)
 
-    class ResetBehindItsBack(BaseCallback):
+    def interfere() -> None:
+        if who == "evaluation":
+            evaluate_policy(model, DummyVecEnv([lambda: gym.wrappers.TimeLimit(inner, 5)]), warn=False)
+            return
+        action = np.ones((1, 2) if who == "outer" else 2, np.float32)
+        env: Any = {"env": venv.venv.envs[0], "inner": inner, "outer": venv}[who]
+        env.reset() if what == "reset" else env.step(action)
+
+    class BehindItsBack(BaseCallback):
         def _on_step(self) -> bool:
-            if self.num_timesteps == 10:
-                if who == "evaluation":
-                    evaluate_policy(self.model, DummyVecEnv([lambda: gym.wrappers.TimeLimit(inner, 5)]), warn=False)
-                else:
-                    {"env": venv.venv.envs[0], "inner": inner, "outer": venv}[who].reset()
+            if self.num_timesteps == 8:
+                interfere()
             return True
 
-    model.learn(20, callback=ResetBehindItsBack())
-    inner.reset()
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps == 10:
+                interfere()
+
+    model.learn(20, callback=BehindItsBack())
+    interfere()
     model.learn(10, reset_num_timesteps=False)
     found = rows(model)[0]
     assert all(row["there"][1:] == (row["here"][1], row["here"][2] + 1) for row in found)
-    assert [i for i, row in enumerate(found) if row["here"][2] == 0] == [0, 10, 20]
-    check_distinct({i: found[i]["skill"] for i in (0, 10, 20)})
+    assert [i for i, row in enumerate(found) if row["here"][2] == 0] == [0, 8, 10, 20]
+    check_distinct({i: found[i]["skill"] for i in (0, 8, 10, 20)})
 
 
 def test_copies_of_a_watched_environment_are_whole() -> None:
@@ -336,10 +346,11 @@ def test_copies_of_a_watched_environment_are_whole() -> None:
         before = env.episode
         copied.reset()
         assert (copied.episode, env.episode) == (before + 1, before)
-    assert not model._resets.take()
+    assert not model._watch.take()
     model.set_env(Scripted())
     model.learn(8)
-    assert "reset" not in vars(env) or env.reset == types.MethodType(Scripted.reset, env)
+    for name in ("reset", "step"):
+        assert vars(env).get(name, getattr(env, name)) == types.MethodType(getattr(Scripted, name), env)
 
 
 class Batched(VecEnv):
@@ -422,6 +433,38 @@ def test_skills_do_not_come_from_numpys_global_state() -> None:
 
     model = tiny_model(Old(), learning_starts=10_000).learn(60)
     check_distinct(check_transitions(model))
+
+
+class RecordedNoise(NormalActionNoise):
+    def __init__(self) -> None:
+        super().__init__(np.zeros(2), np.full(2, 0.1))
+        self.drawn: list[float] = []
+
+    def __call__(self) -> np.ndarray:
+        noise = super().__call__()
+        self.drawn.append(float(noise[0]))
+        return noise
+
+
+def test_action_noise_neither_draws_from_numpys_global_state_nor_follows_it() -> None:
+    class Old(Scripted):
+        def reset(self, **kwargs: Any) -> Any:
+            np.random.seed(42)
+            return super().reset(**kwargs)
+
+    drawn = []
+    for world in (Old, Old, Scripted):
+        np.random.seed(len(drawn))
+        noise = RecordedNoise()
+        tiny_model(world(), learning_starts=10_000, random_warmup=False, action_noise=noise).learn(40)
+        drawn.append(noise.drawn)
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert len(set(drawn[0])) == len(drawn[0]) == 40
+    before = np.random.get_state(legacy=False)["state"]
+    model = tiny_model(Scripted(), seed=None, learning_starts=10_000, action_noise=RecordedNoise()).learn(8)
+    after = np.random.get_state(legacy=False)["state"]
+    assert (after["key"].tolist(), after["pos"]) == (before["key"].tolist(), before["pos"])
+    assert len(model.action_noise.drawn) == 8
 
 
 def test_predict_and_evaluation_leave_training_as_it_is() -> None:

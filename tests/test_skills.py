@@ -113,6 +113,12 @@ def test_a_tiny_direction_keeps_its_orientation() -> None:
     assert np.allclose(SpherePrior(2).toward(np.array([0.0, -1e-30])), [0.0, -1.0])
 
 
+@pytest.mark.parametrize("direction", ["x", [[1.0], [1.0, 2.0]], {}])
+def test_directions_that_are_no_numbers_are_refused(direction: Any) -> None:
+    with pytest.raises(ValueError, match="direction must be an array of numbers, got "):
+        SpherePrior(2).toward(direction)
+
+
 @pytest.mark.parametrize(
     ("prior", "skill", "message"),
     [

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sb3_metra.common.inputs import check_folder
+from sb3_metra.common.inputs import check_folder, path_of
 from sb3_metra.evaluation.runs import Curves, curve, find_log, read_log, summarize
 
 _DESCRIPTION = """\
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> None:
     add("--x", default="time/total_timesteps", metavar="COLUMN", help="column to draw over (default: %(default)s)")
     add("--statistic", choices=["iqm", "mean", "median"], default="iqm", help="of several seeds (default: %(default)s)")
     add("--no-intervals", action="store_true", help="draw means only, without rliable")
-    add("--out", type=Path, default=Path("compare"), metavar="DIR", help="where to write (default: %(default)s)")
+    add("--out", type=path_of, default=Path("compare"), metavar="DIR", help="where to write (default: %(default)s)")
     add("--theme", choices=["light", "dark"], default="light", help="of the picture (default: %(default)s)")
     options = parser.parse_args(arguments)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments
 from sb3_metra.commands.pretrained import MODEL_HELP
-from sb3_metra.common.inputs import check_count, check_seed
+from sb3_metra.common.inputs import check_count, check_seed, path_of
 from sb3_metra.doctor import Diagnosis, examine
 from sb3_metra.evaluation.runs import LOG_FILES, find_log
 
@@ -30,9 +30,9 @@ def run(arguments: list[str]) -> int:
         f"{ILL} if one was, 2 after a mistake in the arguments.",
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="RUN_OR_MODEL", help=MODEL_HELP)
+    add("model", type=path_of, metavar="RUN_OR_MODEL", help=MODEL_HELP)
     add("--env", required=True, metavar="ID", help="environment")
-    add("--log", type=Path, metavar="FILE", help="the run's log (default: the one beside the model, if there is one)")
+    add("--log", type=path_of, metavar="FILE", help="the run's log (default: one beside the model)")
     add("--n-episodes", type=int, default=16, help="rollouts, one skill each (default: %(default)s)")
     add("--n-envs", type=int, default=1, help="environments at once (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the environments (default: %(default)s)")

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.commands.loading import find_model, load_model, make_env, parse_keyword_arguments
 from sb3_metra.commands.pretrained import MODEL_HELP
-from sb3_metra.common.inputs import check_count, check_folder, check_seed
+from sb3_metra.common.inputs import check_count, check_folder, check_seed, path_of
 from sb3_metra.common.skill_model import SkillModel, encoder_of, require_prior
 from sb3_metra.envs.rendering import choose_gl
 from sb3_metra.evaluation.coverage import achieved_tasks, cells, check_grid, draw_skills
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="sb3-metra evaluate", description="Measure a saved model's skills and print the result as JSON."
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help=MODEL_HELP)
+    add("model", type=path_of, metavar="MODEL", help=MODEL_HELP)
     add("--env", required=True, metavar="ID", help="environment")
     add("--n-skills", type=int, default=48, help="skills, one episode each (default: %(default)s)")
     add("--seed", type=int, nargs="+", default=[0], help="of skills and environment; the mean of several (default: 0)")
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         help="steps after which episodes are cut",
     )
     add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python")
-    add("--out", type=Path, metavar="DIR", help="folder for pictures, the table as CSV and the result")
+    add("--out", type=path_of, metavar="DIR", help="folder for pictures, the table as CSV and the result")
     add("--video", type=int, default=0, metavar="N", help="also film N skills, into the folder of --out")
     add("--theme", choices=["light", "dark"], default="light", help="of the pictures (default: %(default)s)")
     add("--table", action="store_true", help="print a row for each skill on the standard error")

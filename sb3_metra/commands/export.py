@@ -4,10 +4,10 @@ import argparse
 import json
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 
 from sb3_metra.commands.loading import find_model, load_algorithm, load_model, parse_keyword_arguments
 from sb3_metra.commands.pretrained import MODEL_HELP
+from sb3_metra.common.inputs import path_of
 from sb3_metra.export import export_skills
 
 
@@ -17,8 +17,8 @@ def run(arguments: list[str]) -> None:
         prog="sb3-metra export", description="Write a saved model's skills to a folder from which they run anywhere."
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help=MODEL_HELP)
-    add("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    add("model", type=path_of, metavar="MODEL", help=MODEL_HELP)
+    add("--out", type=path_of, required=True, metavar="DIR", help="the folder to write")
     add("--env", metavar="ID", help="environment; adds its unit and steps per second")
     add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, in Python")
     add("--skill", action="append", default=[], metavar="NAME=1,0", help="name a skill; may be given again")

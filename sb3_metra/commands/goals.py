@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_metra.commands.loading import load_model, parse_keyword_arguments
 from sb3_metra.commands.pretrained import MODEL_HELP
 from sb3_metra.common.goal_spaces import DESIRED, has_goal
-from sb3_metra.common.inputs import check_count, check_place, check_seed
+from sb3_metra.common.inputs import check_count, check_place, check_seed, path_of
 from sb3_metra.common.skill_model import SkillModel, require_encoder
 from sb3_metra.evaluation.goals import desired_goals, evaluate_goals, evaluate_task_goals, sample_goals
 from sb3_metra.evaluation.metadata import goal_range_of
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
         prog="sb3-metra goals",
         description="Send a saved model's skills to goals, without training, and print how near they come as JSON.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("model", type=path_of, metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--env", required=True, metavar="ID", help="environment")
     parser.add_argument("--n-goals", type=int, default=50, help="goals, one episode each (default: %(default)s)")
     parser.add_argument(
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of goals and environment (default: %(default)s)")
     parser.add_argument("--n-envs", type=int, default=8, help="environments at once (default: %(default)s)")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="where to draw the paths to the goals: PNG, SVG or PDF"
+        "--plot", type=path_of, metavar="FILE", help="where to draw the paths to the goals: PNG, SVG or PDF"
     )
     parser.add_argument(
         "--max-episode-steps",

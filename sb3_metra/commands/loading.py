@@ -14,6 +14,7 @@ from sb3_metra.algorithms import load
 from sb3_metra.common.inputs import check_count
 from sb3_metra.common.saving import find_whole
 from sb3_metra.common.skill_model import check_fit
+from sb3_metra.common.training_env import own_observations
 from sb3_metra.envs import find_spec
 from sb3_metra.envs.batch import make_fast_vec_env
 
@@ -106,8 +107,10 @@ def make_env(env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = N
     registered(env_id)
     check_count("--n-envs", n_envs)
     try:
-        return make_fast_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
-    except (TypeError, gym.error.Error) as error:
+        return own_observations(make_fast_vec_env(env_id, n_envs, env_kwargs=env_kwargs))
+    except ImportError:
+        raise
+    except Exception as error:  # an environment may fail in any way
         given = f" with --env-kwargs {env_kwargs}" if env_kwargs else ""
         raise ValueError(f"--env {env_id} cannot be made{given}: {error}") from error
 

@@ -4,11 +4,10 @@ import argparse
 import json
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 
 from sb3_metra.commands.loading import load_model, parse_keyword_arguments
 from sb3_metra.commands.pretrained import MODEL_HELP
-from sb3_metra.common.inputs import check_count, check_seed
+from sb3_metra.common.inputs import check_count, check_seed, path_of
 from sb3_metra.common.skill_model import require_encoder
 from sb3_metra.evaluation.prompts import prompt_skill
 
@@ -20,7 +19,7 @@ def run(arguments: list[str]) -> None:
         description="Find the skill of a saved model that a reward asks for, without training, and print it as JSON.",
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help=MODEL_HELP)
+    add("model", type=path_of, metavar="MODEL", help=MODEL_HELP)
     add("--env", required=True, metavar="ID", help="environment")
     add(
         "--reward",

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import tqdm
 
 from sb3_metra.commands.loading import find_model, load_model, parse_keyword_arguments, registered
 from sb3_metra.commands.pretrained import MODEL_HELP
-from sb3_metra.common.inputs import check_count, check_number, check_seed
+from sb3_metra.common.inputs import check_count, check_number, check_seed, path_of
 from sb3_metra.envs.rendering import choose_gl
 from sb3_metra.evaluation.report import Report, write_report
 from sb3_metra.evaluation.runs import read_curves
@@ -25,11 +25,11 @@ def run(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="sb3-metra report", description="Write a web page on which the skills of a saved model can be explored."
     )
-    parser.add_argument("model", type=Path, metavar="RUN_OR_MODEL", help=MODEL_HELP)
+    parser.add_argument("model", type=path_of, metavar="RUN_OR_MODEL", help=MODEL_HELP)
     parser.add_argument("--env", required=True, metavar="ID", help="environment")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_of,
         metavar="FILE",
         help="the page (default: skills.html beside the model; with --pretrained, in the current folder)",
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from sb3_metra.common.inputs import check_count, check_folder
+from sb3_metra.common.inputs import check_count, check_folder, path_of
 from sb3_metra.study.folder import opened, state_of, table
 from sb3_metra.study.local import Show, run_local
 from sb3_metra.study.plan import Study, read_study
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> None:
     )
     add = parser.add_argument
     add("study", metavar="STUDY", help="a YAML file, or the name of a shipped study")
-    add("--out", type=Path, metavar="DIR", help="the study's folder (default: studies/NAME)")
+    add("--out", type=path_of, metavar="DIR", help="the study's folder (default: studies/NAME)")
     engine = parser.add_mutually_exclusive_group()
     engine.add_argument("--jobs", type=int, metavar="N", help="run N trials at once on this machine, without Ray")
     engine.add_argument("--address", metavar="A", help="of a Ray cluster; auto: the one that this machine belongs to")
@@ -100,5 +100,7 @@ def _shower(study: Study, out: Path) -> Show:
 
 
 def _draw(out: Path, intervals: bool) -> None:
+    if not (out / RESULTS).is_file():
+        raise ValueError(f"--out must be a study's folder that holds {RESULTS}, got {str(out)!r}")
     written = draw(out / RESULTS, out, intervals)
     print("\n".join(["Written:", f"  {out / RESULTS}", *(f"  {path}" for path in written)]), file=sys.stderr)

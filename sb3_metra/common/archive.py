@@ -167,7 +167,8 @@ def open_to_read(path: File, suffix: str) -> Iterator[io.BufferedIOBase]:
         yield path
         return
     whole = Path(path)
-    with (whole if whole.is_file() or not suffix else Path(f"{whole}.{suffix}")).open("rb") as file:
+    left_out = suffix and not whole.is_file() and whole.suffix != f".{suffix}"
+    with (Path(f"{whole}.{suffix}") if left_out else whole).open("rb") as file:
         yield file
 
 

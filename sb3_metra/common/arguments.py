@@ -44,7 +44,7 @@ class Check:
         """
         try:
             return self.read(value)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, AttributeError):
             raise ValueError(f"{name} must be {self.expected}, got {shorten(value)} {suffix}".rstrip()) from None
 
 
@@ -57,7 +57,10 @@ def shorten(value: Any, length: int = 200) -> str:
     """
     if isinstance(value, np.ndarray) and value.size > 8:
         return f"an array of shape {value.shape}"
-    text = value.__name__ if isinstance(value, type) else " ".join(repr(value).split())
+    try:
+        text = value.__name__ if isinstance(value, type) else " ".join(repr(value).split())
+    except Exception:  # an object that a file describes may lack anything
+        text = f"a {type(value).__name__} that is not whole"
     return text if len(text) <= length else f"{text[:length]}..."
 
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import random
 import shutil
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_metra.common.arguments import integer
+from sb3_metra.common.arguments import integer, shorten
 from sb3_metra.common.env_state import get_env_state, set_env_state
 from sb3_metra.common.files import check_manifest, sync_folder, write_manifest
 from sb3_metra.common.inputs import check_path
 from sb3_metra.common.plain import NotPlain, decode, encode
+from sb3_metra.common.saved_attributes import check_attributes, unreadable
+from sb3_metra.common.spaces import read_observations
 
 if TYPE_CHECKING:
     from sb3_metra.common.skill_discovery import SkillDiscovery
@@ -92,7 +95,8 @@ def _write_state(state: dict[str, Any], folder: Path) -> None:
 
 def _run_state(model: SkillDiscovery) -> dict[str, Any]:
     env = get_env_state(model.stepped)
-    if env["base"] is None or model._last_obs is None:
+    moved = model._watch is not None and model._watch.seen  # by somebody else
+    if env["base"] is None or model._last_obs is None or moved:
         model.begin_new_episodes()
     attributes = {name: getattr(model, name) for name in _ATTRIBUTES}
     cuda = th.cuda.get_rng_state_all() if th.cuda.is_available() else []
@@ -180,8 +184,21 @@ def restore_checkpoint(model: SkillDiscovery, folder: Path) -> None:
     if skills is not None and len(skills) != model.n_envs:
         raise ValueError(f"env must have {len(skills)} environments as in {folder}, got {model.n_envs}")
     model.load_replay_buffer(folder / _REPLAY)
+    try:
+        _restore_state(model, state)
+    except Exception as error:  # the file may say anything
+        raise unreadable(str(folder / _STATE), "the state of a run in these environments", error) from error
+
+
+def _restore_state(model: SkillDiscovery, state: dict[str, Any]) -> None:
     for name, value in state["attributes"].items():
         setattr(model, name, value)
+    if model._last_obs is not None:
+        n = read_observations(model._last_obs, model.observation_space)[1]
+        skills, steps = state["attributes"]["_last_skills"], state["attributes"]["_episode_steps"]
+        model.skill_prior.validate(skills)
+        if {n, len(skills), len(steps)} != {model.n_envs}:
+            raise ValueError(f"observations, skills and steps are not those of {model.n_envs} environments")
     model.stepped.reset()  # some environments make what their state is put into
     set_env_state(model.stepped, state["environments"])
     if model._last_obs is None:
@@ -193,13 +210,22 @@ def restore_checkpoint(model: SkillDiscovery, folder: Path) -> None:
     if draws["cuda"] and len(draws["cuda"]) == th.cuda.device_count():
         th.cuda.set_rng_state_all(draws["cuda"])
     model.action_space.np_random.bit_generator.state = draws["actions"]
+    for generator in (draws["skills"], draws["prior"]):
+        if not isinstance(generator, np.random.Generator):
+            raise ValueError(f"skills are drawn with a generator of NumPy, not with {shorten(generator)}")
     model.skill_rng, model.skill_prior.rng = draws["skills"], draws["prior"]
-    model._resumed = {name: state[name] for name in ("noise", "logger", "callbacks")}
+    model._resumed = {name: state[name] for name in ("noise", "logger", "callbacks", "label")}
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    tensors = safetensors.torch.load_file(folder / _TENSORS)
-    return decode(json.loads((folder / _STATE).read_text(encoding="utf-8")), tensors)
+    label = str(folder / _STATE)
+    try:
+        tensors = safetensors.torch.load_file(folder / _TENSORS)
+        state = decode(json.loads((folder / _STATE).read_text(encoding="utf-8")), tensors)
+        attributes = {name: state["attributes"][name] for name in _ATTRIBUTES}
+    except (TypeError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise unreadable(label, "the state of a run", error) from error
+    return state | {"attributes": check_attributes(label, attributes), "label": label}
 
 
 def take_up(model: SkillDiscovery, callback: BaseCallback) -> None:
@@ -214,13 +240,18 @@ def take_up(model: SkillDiscovery, callback: BaseCallback) -> None:
     resumed, model._resumed = model._resumed, None
     if resumed is None:
         return
+    try:
+        _take_up_state(model, callback, resumed)
+    except Exception as error:  # the file may say anything
+        raise unreadable(resumed["label"], "the state of callbacks, logger and noise", error) from error
+
+
+def _take_up_state(model: SkillDiscovery, callback: BaseCallback, resumed: dict[str, Any]) -> None:
     noises = getattr(model.action_noise, "noises", [model.action_noise])
     for one, value in zip(noises, resumed["noise"] or [], strict=False):
         if value is not None:
-            one.noise_prev = value
-    for name, values in resumed["logger"].items():
-        kept: defaultdict[str, Any] = getattr(model.logger, name)
-        kept.update(values)
+            one.noise_prev[...] = value
+    _set_logger_state(model.logger, resumed["logger"])
     waiting = list(resumed["callbacks"])
     for one in _flatten(callback):
         kind = type(one).__name__
@@ -231,13 +262,24 @@ def take_up(model: SkillDiscovery, callback: BaseCallback) -> None:
         warnings.warn(f"the state of these callbacks of the run is not restored: {names}", stacklevel=3)
 
 
+def _set_logger_state(logger: Any, state: dict[str, Any]) -> None:
+    if not state:
+        return
+    values, counts, excluded = (state[name] for name in _LOGGED)
+    tuples = all(isinstance(x, tuple) for x in excluded.values())
+    if values.keys() != excluded.keys() or not tuples or not all(type(x) is int for x in counts.values()):
+        raise ValueError(f"{', '.join(_LOGGED)} of the logger do not fit together")
+    for name in _LOGGED:
+        getattr(logger, name).update(state[name])
+
+
 # Callbacks
 
 
 def callback_states(callback: BaseCallback) -> list[tuple[str, Any]]:
     """
     The class and the state of each callback: ``get_state()`` if it has that, else its plain attributes that training
-    has changed.
+    has changed. If its environment for evaluation cannot give a state, that begins new episodes now.
 
     :param callback: a callback, or a list of them
     """
@@ -251,8 +293,10 @@ def callback_states(callback: BaseCallback) -> list[tuple[str, Any]]:
             changed = {name: x for name, x in _plain_attributes(one).items() if initial.get(name, _MISSING) != x}
             state["attributes"] = changed
         if isinstance(env := getattr(one, "eval_env", None), VecEnv):
-            env_state = get_env_state(env)
-            state["eval_env"] = env_state if env_state["base"] is not None else None
+            state["eval_env"] = get_env_state(env)
+            if state["eval_env"]["base"] is None:
+                state["eval_env"] = None
+                env.seed(one.model.seed_of_step)  # type: ignore[attr-defined]
         states.append((type(one).__name__, state))
     return states
 
@@ -263,12 +307,30 @@ _MISSING = object()
 def _set_callback_state(callback: Any, state: dict[str, Any]) -> None:
     if "own" in state and hasattr(callback, "set_state"):
         callback.set_state(state["own"])
-    if state.get("eval_env") is not None and isinstance(getattr(callback, "eval_env", None), VecEnv):
-        callback.eval_env.reset()
-        set_env_state(callback.eval_env, state["eval_env"])
+    if "eval_env" in state and isinstance(env := getattr(callback, "eval_env", None), VecEnv):
+        if state["eval_env"] is None:
+            env.seed(callback.model.seed_of_step)
+        else:
+            env.reset()
+            set_env_state(env, state["eval_env"])
     for name, text in state.get("attributes", {}).items():
         value, tensors = text
-        setattr(callback, name, decode(json.loads(value), tensors))
+        _set_attribute(callback, name, decode(json.loads(value), tensors))
+
+
+def _set_attribute(callback: Any, name: str, value: Any) -> None:
+    """Give a callback an attribute of the same kind as it has."""
+    now = vars(callback).get(name)
+    fits = name not in _NOT_STATE and not callable(inspect.getattr_static(type(callback), name, None))
+    if name in ("n_calls", "num_timesteps"):
+        value = integer(0)(name, value)
+    elif not fits or (now is not None and value is not None and _kind(now) is not _kind(value)):
+        raise ValueError(f"{name} of {type(callback).__name__} must be like {shorten(now)}, got {shorten(value)}")
+    setattr(callback, name, value)
+
+
+def _kind(value: Any) -> type:
+    return float if isinstance(value, (bool, int, float, np.number, np.bool_)) else type(value)
 
 
 def _plain_attributes(callback: BaseCallback) -> dict[str, Any]:

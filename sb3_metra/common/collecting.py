@@ -89,8 +89,13 @@ class CollectingSAC(OverlappingSAC, ABC):
         model's seed and step.
         """
         assert self.env is not None
-        self.env.seed(int(np.random.SeedSequence([self.seed or 0, self.num_timesteps]).generate_state(1)[0] >> 1))
+        self.env.seed(self.seed_of_step)
         self._last_obs = None
+
+    @property
+    def seed_of_step(self) -> int:
+        """A seed that depends on the model's seed and step."""
+        return int(np.random.SeedSequence([self.seed or 0, self.num_timesteps]).generate_state(1)[0] >> 1)
 
     def _begin_step(self, begins: bool) -> None:
         super()._begin_step(begins)

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_metra.common.wrapper_state import State, get_states, set_states
+from sb3_metra.common.wrapper_state import State, get_states, put, set_states
 
 #: What each vectorised wrapper knows of the running episodes; running statistics are kept beside them.
 _VEC_WRAPPERS: dict[type[VecEnvWrapper], tuple[str, ...]] = {
@@ -93,12 +93,12 @@ def _set_vec_wrapper(venv: Any, state: State) -> None:
         venv.set_state(state["own"])
         return
     for name in _VEC_WRAPPERS.get(type(venv), ()):
-        setattr(venv, name, state[name])
+        put(venv, name, state[name])
     if isinstance(venv, VecNormalize):
         _set_statistics(venv.ret_rms, state["ret_rms"])
         _set_statistics(getattr(venv, "obs_rms", None), state["obs_rms"])
     if isinstance(venv, VecFrameStack):
-        venv.stacked_obs.stacked_obs = state["stacked_obs"]
+        put(venv.stacked_obs, "stacked_obs", state["stacked_obs"])
 
 
 def _get_statistics(statistics: Any) -> Any:
@@ -114,4 +114,5 @@ def _set_statistics(statistics: Any, state: Any) -> None:
         for key, one in statistics.items():
             _set_statistics(one, state[key])
     elif isinstance(statistics, RunningMeanStd):
-        vars(statistics).update(state)
+        for name in ("mean", "var", "count"):
+            put(statistics, name, state[name])

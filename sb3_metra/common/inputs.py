@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import tempfile
 from collections.abc import Collection, Mapping
@@ -191,3 +192,15 @@ def check_tasks(name: str, value: Any) -> dict[str, bool]:
     ):
         raise ValueError(f"{name} must say by name which tasks are achieved, such as {{'kettle': True}}, got {value!r}")
     return {task: bool(achieved) for task, achieved in value.items()}
+
+
+def path_of(word: str) -> Path:
+    """
+    A word of the command line as a path; the empty one, as of a shell's unset variable, does not mean this folder.
+
+    :param word: the word
+    :raises argparse.ArgumentTypeError: if it is empty
+    """
+    if not word:
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    return Path(word)

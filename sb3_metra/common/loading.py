@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -15,6 +15,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_metra.common.dual import DualVariable
+from sb3_metra.common.saved_attributes import check_attributes
 from sb3_metra.common.saving import SavedModel
 from sb3_metra.common.skills import GaussianPrior, SkillPrior
 
@@ -48,20 +49,20 @@ def argument_names(cls: type) -> list[str]:
     return [name for name in names if name not in ("env", "device", "_init_setup_model")]
 
 
-def check_names(cls: type, given: Iterable[str]) -> None:
+def check_names(function: str, names: Sequence[str], given: Iterable[str]) -> None:
     """
-    Refuse arguments that the algorithm does not have.
+    Refuse arguments that a function does not have.
 
-    :param cls: an algorithm
+    :param function: its name
+    :param names: of the arguments that it has
     :param given: names of arguments
     :raises TypeError: for the first such name
     """
-    names = argument_names(cls)
     for name in given:
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; {cls.__name__} has {', '.join(names)}"
-            raise TypeError(f"load() got an unknown argument {name!r}{hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
+            raise TypeError(f"{function}() got an unknown argument {name!r}; {hint}")
 
 
 def check_saved(cls: type, saved: SavedModel) -> None:
@@ -76,6 +77,7 @@ def check_saved(cls: type, saved: SavedModel) -> None:
         what = "is not a saved model" if saved.algorithm is None else f"holds a {saved.algorithm} model, not one"
         hint = "" if saved.algorithm is None else f": load it with {saved.algorithm}.load or sb3_metra.load"
         raise ValueError(f"{saved.label} {what} of {cls.__name__}{hint}")
+    saved.data = check_attributes(saved.label, saved.data)
     prior = saved.data.pop("_skill_prior", None)
     for name in _NEEDED:
         if name not in saved.data:
@@ -83,12 +85,12 @@ def check_saved(cls: type, saved: SavedModel) -> None:
     for name in saved.data:
         if isinstance(inspect.getattr_static(cls, name, None), _OF_CLASS):
             raise ValueError(f"{saved.label} is not a saved model of {cls.__name__}: {name} is none of its attributes")
-    if not isinstance(saved.data["policy_kwargs"], dict):
-        raise ValueError(f"{saved.label} is not a saved model of {cls.__name__}: its policy_kwargs are no dictionary")
     if prior is not None:
-        saved.data["policy_kwargs"] = {**saved.data["policy_kwargs"], "skill_prior": prior}
+        saved.data["policy_kwargs"] = {**(saved.data["policy_kwargs"] or {}), "skill_prior": prior}
     if not isinstance(saved.data["policy_kwargs"].get("skill_prior"), SkillPrior):
         raise ValueError(f"{saved.label} is not a saved model of {cls.__name__}: it has no skill_prior")
+    dim = saved.data["policy_kwargs"]["skill_prior"].dim
+    saved.data["replay_buffer_kwargs"] = {**(saved.data.get("replay_buffer_kwargs") or {}), "skill_dim": dim}
 
 
 def check_changes(cls: Any, saved: SavedModel, given: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,18 @@ from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
+from sb3_metra.common.arguments import FLAG, POSITIVE, number
+
+_COUNT = number(0)
+
+
+def _are_statistics(mean: Any, var: Any) -> bool:
+    return (
+        all(isinstance(x, np.ndarray) and np.isfinite(x).all() for x in (mean, var))
+        and mean.shape == var.shape
+        and bool((var >= 0).all())
+    )
+
 
 class ObservationNormalization:
     """
@@ -21,6 +33,7 @@ class ObservationNormalization:
     :param clip: largest absolute value of a normalised component
     :param epsilon: added to the variance
     :param training: whether training continues to update them
+    :raises ValueError: for what are no statistics
     """
 
     def __init__(
@@ -32,8 +45,12 @@ class ObservationNormalization:
         epsilon: float = 1e-8,
         training: bool = True,
     ) -> None:
-        self.mean, self.var, self.count = mean, var, float(count)
-        self.clip, self.epsilon, self.training = clip, epsilon, training
+        self.mean, self.var, self.count = mean, var, _COUNT("count", count)
+        self.clip, self.epsilon = POSITIVE("clip", clip), _COUNT("epsilon", epsilon)
+        self.training = FLAG("training", training)
+        means, variances = self._by_key("mean"), self._by_key("var")
+        if means.keys() != variances.keys() or not all(_are_statistics(x, variances[key]) for key, x in means.items()):
+            raise ValueError("mean and var must be finite arrays of one shape, var not below 0")
 
     @classmethod
     def of(cls, env: VecEnv | None) -> ObservationNormalization | None:

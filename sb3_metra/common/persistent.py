@@ -18,6 +18,7 @@ from sb3_metra.common.buffers import SkillReplayBuffer
 from sb3_metra.common.captured_step import CapturedStep
 from sb3_metra.common.loading import (
     ATTRIBUTES,
+    argument_names,
     check_changes,
     check_names,
     check_parameters,
@@ -30,6 +31,7 @@ from sb3_metra.common.loading import (
 from sb3_metra.common.normalization import ObservationNormalization, normalize_env
 from sb3_metra.common.replay_file import check_skills, is_pickle, read_replay, write_replay
 from sb3_metra.common.sac import SkillSAC
+from sb3_metra.common.saved_attributes import unreadable
 from sb3_metra.common.saving import read_model, read_parameters, write_model
 from sb3_metra.common.training_env import is_watched
 
@@ -121,7 +123,7 @@ class PersistentSAC(SkillSAC, ABC):
             cannot change
         :raises TypeError: if there is no such argument
         """
-        check_names(cls, kwargs)
+        check_names("load", argument_names(cls), kwargs)
         if print_system_info:
             print("== CURRENT SYSTEM INFO ==")
             get_system_info()
@@ -139,20 +141,21 @@ class PersistentSAC(SkillSAC, ABC):
             check_for_correct_spaces(env, data["observation_space"], data["action_space"])
             fit_to_env(data, env, force_reset)
         model = cls(data["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
-        vars(model).update(data)
-        model._rebuild(changes)
+        excluded = model._excluded_save_params()
+        vars(model).update({name: value for name, value in data.items() if name not in excluded})
+        model._rebuild(saved.label, changes)
         parameters = complete_parameters(model, saved) if saved.exported else saved.parameters
         model._put_parameters(saved.label, restart_multipliers(model, parameters, changes))
-        for name, value in saved.variables.items():
-            recursive_setattr(model, f"{name}.data", value.data.to(model.device))
+        for name in model._get_torch_save_params()[1]:
+            recursive_setattr(model, f"{name}.data", saved.variables[name].data.to(model.device))
         if "seed" in changes:
             model.set_random_seed(model.seed)
         elif env is not None and force_reset and model.seed is not None:
             env.seed(int(copy.deepcopy(model.skill_rng).integers(2**31)))  # the same file, the same episodes
         return model
 
-    def _rebuild(self, changes: dict[str, Any]) -> None:
-        """Build networks and replay from the file's attributes and from changed arguments; the generators go on."""
+    def _rebuild(self, label: str, changes: dict[str, Any]) -> None:
+        """Build networks and replay from a file's attributes and from changed arguments; the generators go on."""
         self.algorithm = type(self).__name__
         for name, value in changes.items():
             setattr(self, ATTRIBUTES.get(name, name), value)
@@ -160,7 +163,12 @@ class PersistentSAC(SkillSAC, ABC):
         generators: list[Any] = [vars(self).get("skill_rng"), self.skill_prior.rng, vars(self).get("_replay_rng")]
         acting = vars(self).get("acting_rng")
         with th.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            self._setup_model()
+            try:
+                self._setup_model()
+            except Exception as error:
+                if changes and isinstance(error, ValueError):
+                    raise
+                raise unreadable(label, "a model that can be built", error) from error
         self.seed = seed
         if None not in generators:
             self.skill_rng, self.skill_prior.rng, self._replay_rng = generators
@@ -200,7 +208,7 @@ class PersistentSAC(SkillSAC, ABC):
         buffer = self._make_replay_buffer() if own is None else own
         try:
             buffer.load_arrays(meta, arrays)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             raise ValueError(f"{label} does not fit this model: {error}") from error
         self.replay_buffer = buffer
 

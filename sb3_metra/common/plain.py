@@ -186,7 +186,9 @@ def decode(value: Any, arrays: Mapping[str, th.Tensor], known: Mapping[str, Any]
         return {key: decode(x, arrays, known) for key, x in value.items()}
     try:
         return _DECODERS[value[_KIND]](value, arrays, known or {})
-    except (KeyError, TypeError, AttributeError, AssertionError) as error:
+    except UnknownName:
+        raise
+    except Exception as error:  # a file may hold anything
         raise ValueError(f"a value of kind {value[_KIND]!r} cannot be read: {error!r}") from error
 
 

@@ -52,7 +52,11 @@ def read_replay(path: File) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]
     with open_to_read(path, "pkl") as file:
         archive = Archive(str(getattr(file, "name", "the file")), file, _WHAT)
         content = archive.json(_META) if archive.has(_META) else None
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        if (
+            not isinstance(content, dict)
+            or content.get("format") != _FORMAT
+            or not isinstance(content.get("meta"), dict)
+        ):
             raise ValueError(f"{archive.label} is not a {_WHAT} of this version: it has no {_META} of format {_FORMAT}")
         names = [name for name in archive.names() if name.endswith(".npy")]
         return archive.label, content["meta"], {name.removesuffix(".npy"): _array(archive, name) for name in names}

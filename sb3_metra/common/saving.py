@@ -26,6 +26,16 @@ from sb3_metra.common.plain import NotPlain, UnknownName, decode, encode
 _PLAIN, _TENSORS = "model.json", "model.safetensors"
 _FORMAT = 1
 _DERIVED = frozenset({"lr_schedule"})  # built anew from other attributes
+_LAYOUT: dict[str, tuple[type, ...]] = {
+    "algorithm": (str, type(None)),
+    "versions": (dict,),
+    "data": (dict,),
+    "pickled": (dict,),
+    "parameters": (dict,),
+    "variables": (dict,),
+    "crc32": (dict,),
+    "sha256": (str,),
+}
 _VERSIONS = ("sb3-metra", "stable-baselines3", "gymnasium", "numpy", "torch")
 
 
@@ -297,6 +307,9 @@ def _read_plain(archive: Archive) -> dict[str, Any]:
         raise ValueError(
             f"{archive.label} must have format {_FORMAT}, got {found}: a newer sb3-metra may have written it"
         )
+    for name, kinds in _LAYOUT.items():
+        if not isinstance(plain.get(name, ...), kinds):
+            raise archive.broken(f"{name} in its {_PLAIN} is missing or not what it should be")
     for name, crc in plain["crc32"].items():
         if archive.crc(name) != crc:
             raise ValueError(f"{archive.label} is damaged: {name} inside it is not the one saved with {_PLAIN}")

@@ -23,8 +23,16 @@ from sb3_metra.common.checkpoint import find_checkpoint, restore_checkpoint, tak
 from sb3_metra.common.checks import MAX_MAGNITUDE, MAX_OBSERVATION
 from sb3_metra.common.collecting import CollectingSAC
 from sb3_metra.common.constructor import LEARN, check_folder, check_train_freq
+from sb3_metra.common.loading import check_names
 from sb3_metra.common.spaces import check_finite, check_step
-from sb3_metra.common.training_env import ResetWatch, copy_observation, own_observations, warn_of_lost_statistics
+from sb3_metra.common.training_env import (
+    EpisodeWatch,
+    check_answer,
+    check_same_spaces,
+    copy_observation,
+    own_observations,
+    warn_of_lost_statistics,
+)
 from sb3_metra.common.workers import guard_workers
 
 Self = TypeVar("Self", bound="SkillDiscovery")
@@ -47,7 +55,7 @@ class SkillDiscovery(CollectingSAC):
     _round: tuple[int, int] = (0, 0)  # steps and episodes of the round under way
     _episode_steps: np.ndarray | None = None  # of the running episodes
     _warned_of_endless = False
-    _resets: ResetWatch | None = None
+    _watch: EpisodeWatch | None = None
     _callback: BaseCallback | None = None  # of the running or the last call of ``learn``
     _resumed: dict[str, Any] | None = None  # what the next call of ``learn`` takes up
     __signature__: ClassVar[inspect.Signature]
@@ -56,6 +64,17 @@ class SkillDiscovery(CollectingSAC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__signature__ = full_signature(cls)  # for help, notebooks and documentation
+
+    def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
+        """
+        :param args: of the constructor
+        :param kwargs: of the constructor
+        :raises TypeError: for a name that the constructor does not know
+        """
+        constructor = next(base for base in cls.__mro__ if "__init__" in vars(base))
+        if constructor.__module__.startswith("sb3_metra."):  # others may take what they like
+            check_names(cls.__name__, list(cls.__signature__.parameters), kwargs)
+        return super().__new__(cls)
 
     def infer_skill(self, **prompt: Any) -> np.ndarray:
         """
@@ -87,7 +106,9 @@ class SkillDiscovery(CollectingSAC):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        guard_workers(vec_env := CollectingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper))
+        vec_env = CollectingSAC._wrap_env(own_observations(env), verbose, monitor_wrapper)
+        guard_workers(vec_env, check=check_answer)
+        check_same_spaces(vec_env)
         warn_of_lost_statistics(vec_env)
         return vec_env
 
@@ -99,7 +120,7 @@ class SkillDiscovery(CollectingSAC):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        self._watch_resets()
+        self._watch_env()
         self._open_collectors()
         if reset_num_timesteps:
             self._round = (0, 0)
@@ -116,17 +137,17 @@ class SkillDiscovery(CollectingSAC):
         take_up(self, self._callback)
         return result
 
-    def _watch_resets(self) -> None:
-        if self._resets is None or self._resets.venv is not self.env:
-            if self._resets is not None:
-                self._resets.close()
+    def _watch_env(self) -> None:
+        if self._watch is None or self._watch.venv is not self.env:
+            if self._watch is not None:
+                self._watch.close()
             if self.env is None:
                 raise ValueError("env must be given before learning, got None: pass it to load, or call set_env")
-            self._resets = ResetWatch(self.env)
+            self._watch = EpisodeWatch(self.env)
 
     def _begin_episodes(self, observations: Any) -> None:
         """Every environment was just reset: new skills, and nothing that spans the reset."""
-        assert self._resets is not None
+        assert self._watch is not None
         assert self.replay_buffer is not None
         self.replay_buffer.end_episodes()
         self._last_obs = copy_observation(observations)
@@ -134,7 +155,7 @@ class SkillDiscovery(CollectingSAC):
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
         self._last_skills = self._draw_skills(self.n_envs)
         self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
-        self._resets.take()
+        self._watch.take()
 
     def collect_rollouts(
         self,
@@ -165,7 +186,7 @@ class SkillDiscovery(CollectingSAC):
         callback.on_rollout_start()
         with self._learner or nullcontext():
             while should_collect_more_steps(train_freq, *self._round):
-                if self._last_obs is None or (self._resets is not None and self._resets.take()):
+                if self._last_obs is None or (self._watch is not None and self._watch.take()):
                     self._begin_episodes(env.reset())
                 self._begin_step(begins=self._round == (0, 0))
                 num_collected_steps, num_collected_episodes = self._round
@@ -209,8 +230,8 @@ class SkillDiscovery(CollectingSAC):
         self._update_info_buffer(infos, dones)
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self._on_step()
-        if self._resets is not None:
-            self._resets.take()  # an episode's end resets its environment
+        if self._watch is not None:
+            self._watch.take()  # what this step did
         return new_obs, rewards, dones, infos
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
@@ -230,8 +251,17 @@ class SkillDiscovery(CollectingSAC):
         assert self._last_skills is not None
         policy, scaled = self._act(self._last_obs, self._last_skills)
         if action_noise is not None:
-            scaled = np.clip(scaled + action_noise(), -1.0, 1.0)
+            scaled = np.clip(scaled + self._draw_noise(action_noise), -1.0, 1.0)
         return policy.unscale_action(scaled), scaled
+
+    def _draw_noise(self, action_noise: ActionNoise) -> np.ndarray:
+        """SB3's noise comes from NumPy's global state, in whose place stands the model's generator meanwhile."""
+        theirs = np.random.mtrand.get_bit_generator()
+        np.random.mtrand.set_bit_generator(self.acting_rng.bit_generator)
+        try:
+            return action_noise()
+        finally:
+            np.random.mtrand.set_bit_generator(theirs)
 
     def _store_transition(
         self,
@@ -342,7 +372,7 @@ class SkillDiscovery(CollectingSAC):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: neither the callbacks of ``learn`` nor the watch over these environments."""
-        return vars(self) | {"_callback": None, "_resets": None}
+        return vars(self) | {"_callback": None, "_watch": None}
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_resets", "_callback", "_resumed", "_initial_callbacks"]
+        return [*super()._excluded_save_params(), "_watch", "_callback", "_resumed", "_initial_callbacks"]

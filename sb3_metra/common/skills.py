@@ -90,7 +90,10 @@ class SkillPrior(ABC):
 
     def _direction(self, direction: np.ndarray) -> np.ndarray:
         """Check a direction."""
-        array = np.asarray(direction, dtype=np.float64)
+        try:
+            array = np.asarray(direction, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"direction must be an array of numbers, got {shorten(direction)}") from None
         if array.ndim < 1 or array.shape[-1] != self.dim:
             raise ValueError(f"direction must have shape (..., {self.dim}), got {array.shape}")
         if not np.isfinite(array).all():

@@ -1,4 +1,4 @@
-"""The training environments: memory that is not theirs to change, and resets that the algorithm did not make."""
+"""The training environments: memory that is not theirs to change, and what others do to them."""
 
 from __future__ import annotations
 
@@ -93,6 +93,39 @@ def own_observations(env: Any) -> Any:
     return env
 
 
+def check_answer(answer: tuple[Any, ...], space: gym.Space, index: int) -> None:
+    """
+    Refuse what a worker of SB3's ``SubprocVecEnv`` returns and what could be stacked only by a cast, or not at all.
+
+    :param answer: (observation, info) of a reset, or (observation, reward, done, info, info of the reset)
+    :param space: of observations
+    :param index: the worker's
+    :raises ValueError: in a sentence
+    """
+    source = from_environment(index)
+    check_observation(answer[0], space, source)
+    if len(answer) > 2:
+        check_outcome(answer[1], answer[2], answer[2], answer[3], source)
+
+
+def check_same_spaces(venv: VecEnv) -> None:
+    """
+    Refuse environments of several kinds: actions are chosen, and observations stored, as the first one wants them.
+
+    :param venv: the training environments
+    :raises ValueError: for the first that has another space
+    """
+    if not isinstance(base := venv.unwrapped, DummyVecEnv | SubprocVecEnv):
+        return
+    for name in ("observation_space", "action_space"):
+        first, *others = base.get_attr(name)
+        for index, space in enumerate(others, 1):
+            if space != first:
+                raise ValueError(
+                    f"env must have the same {name} in each environment, got {first} and {space} with index {index}"
+                )
+
+
 def warn_of_lost_statistics(venv: VecEnv) -> None:
     """
     Warn of statistics that neither a saved model nor a checkpoint holds.
@@ -108,11 +141,12 @@ def warn_of_lost_statistics(venv: VecEnv) -> None:
         )
 
 
-class ResetWatch:
+class EpisodeWatch:
     """
-    Notices that somebody else reset the training environments: an evaluation on them, or a user by hand.
+    Notices that somebody else reset or stepped the training environments: an evaluation on them, a callback, or a user
+    by hand.
 
-    The running episodes are over then, though nothing says so. The watch stands in for the ``reset`` of the vectorised
+    The running episodes are over then, though nothing says so. The watch stands in for the methods of the vectorised
     environment, of everything that it wraps, and of the environments inside it if they live in this process. Copies of
     an environment, pickled or deep, are not watched.
 
@@ -121,43 +155,48 @@ class ResetWatch:
 
     def __init__(self, venv: VecEnv) -> None:
         self.venv, self.seen = venv, False
-        self._watched = list(_layers(venv))
-        for env in self._watched:
-            env.reset = _WatchedReset(env, self)
+        self._watched = [(env, name) for env in _layers(venv) for name in ("reset", _step_name(env))]
+        for env, name in self._watched:
+            setattr(env, name, _Watched(env, name, self))
 
     def take(self) -> bool:
-        """Whether there was a reset since the last call of this."""
+        """Whether there was a reset or a step since the last call of this."""
         seen, self.seen = self.seen, False
         return seen
 
     def close(self) -> None:
         """Watch no longer."""
-        for env in self._watched:
-            if isinstance(watched := vars(env).get("reset"), _WatchedReset) and watched.watch is self:
-                env.reset = watched.reset
+        for env, name in self._watched:
+            if isinstance(watched := vars(env).get(name), _Watched) and watched.watch is self:
+                setattr(env, name, watched.method)
         self._watched = []
 
 
-class _WatchedReset:
-    """An environment's ``reset`` that leaves a note; copies of the environment get their class's own."""
+class _Watched:
+    """A method of an environment that leaves a note; copies of the environment get their class's own."""
 
-    def __init__(self, env: Any, watch: ResetWatch) -> None:
-        self.env, self.reset, self.watch = env, env.reset, watch
+    def __init__(self, env: Any, name: str, watch: EpisodeWatch) -> None:
+        self.env, self.name, self.method, self.watch = env, name, getattr(env, name), watch
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.watch.seen = True
-        return self.reset(*args, **kwargs)
+        return self.method(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return types.MethodType(type(self.env).reset, copy.deepcopy(self.env, memo))
+        return types.MethodType(getattr(type(self.env), self.name), copy.deepcopy(self.env, memo))
 
     def __reduce__(self) -> Any:
-        return getattr, (self.env, "reset")
+        return getattr, (self.env, self.name)
 
 
 def is_watched(venv: Any) -> bool:
     """Whether a model has learnt in these environments, so that episodes may be under way."""
-    return isinstance(vars(venv).get("reset"), _WatchedReset)
+    return isinstance(vars(venv).get("reset"), _Watched)
+
+
+def _step_name(env: Any) -> str:
+    """A vectorised environment's steps begin with this method; what it wraps is stepped by it, too."""
+    return "step_async" if isinstance(env, VecEnv) else "step"
 
 
 def _layers(venv: VecEnv) -> list[Any]:

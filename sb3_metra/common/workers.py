@@ -52,7 +52,12 @@ class WorkerError(ChildProcessError):
         self.worker = worker
 
 
-def guard_workers(venv: VecEnv, step_timeout: float | None = None) -> None:
+Check = Callable[[tuple[Any, ...], gym.Space, int], None]
+"""Raises ValueError for an answer to ``reset`` or ``step`` that does not fit the space of observations; takes both, and
+the worker's index."""
+
+
+def guard_workers(venv: VecEnv, step_timeout: float | None = None, check: Check | None = None) -> None:
     """
     Let SB3's ``SubprocVecEnv`` raise if a worker fails, instead of waiting forever; others are left alone.
 
@@ -63,6 +68,7 @@ def guard_workers(venv: VecEnv, step_timeout: float | None = None) -> None:
     :param venv: environments, also within ``VecEnvWrapper``
     :param step_timeout: seconds without an answer after which a worker counts as hanging, or 20 times its slowest
         answer so far, if that is more; ``math.inf``: never; ``None``: as before, at first ``STEP_TIMEOUT``
+    :param check: looks at what SB3's workers answer
     :raises ValueError: for a limit that is none
     :raises WorkerError: if a worker has failed already
     """
@@ -80,6 +86,9 @@ def guard_workers(venv: VecEnv, step_timeout: float | None = None) -> None:
                 remote.recv()
     if step_timeout is not None:
         venv.remotes[0].watch.step_timeout = float(step_timeout)
+    if check is not None and type(venv).__init__ in (SubprocVecEnv.__init__, WorkerVecEnv.__init__):  # SB3's loop
+        space = venv.observation_space
+        venv.remotes[0].watch.check = lambda answer, index: check(answer, space, index)
 
 
 def check_timeout(step_timeout: float | None) -> None:
@@ -183,6 +192,24 @@ class _Remote:
 
     def recv(self) -> Any:
         """
+        Wait for the worker's answer, and look at it.
+
+        :return: the answer
+        :raises ValueError: if it does not fit
+        :raises WorkerError: if a worker has failed, or this one gives no answer for too long
+        """
+        answer = self._answer()
+        if self.watch.check is not None and self.asked in ("reset", "step"):
+            try:
+                self.watch.check(answer, self.index)
+            except ValueError:
+                for other in self.watch.remotes[self.index + 1 :]:  # were asked, too
+                    other._answer()
+                raise
+        return answer
+
+    def _answer(self) -> Any:
+        """
         Wait for the worker's answer.
 
         :return: the answer
@@ -233,6 +260,7 @@ class _Watch:
         pairs = enumerate(zip(pipes, processes, strict=True))
         self.remotes = tuple(_Remote(pipe, process, index, self) for index, (pipe, process) in pairs)
         self.step_timeout = STEP_TIMEOUT
+        self.check: Callable[[tuple[Any, ...], int], None] | None = None
         self.slowest = 0.0  # seconds of the slowest answer, if that was no matter of one tick
         self.failure: WorkerError | None = None
 

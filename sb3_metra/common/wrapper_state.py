@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import wrappers
 from stable_baselines3.common.monitor import Monitor
 
@@ -84,11 +85,34 @@ def _set_state(env: Any, states: list[State]) -> None:
             if "own" in state:
                 env.set_state(state["own"])
             else:
-                vars(env).update({name: _copy(value) for name, value in state.items() if name != "class"})
+                for name in names or ():
+                    put(env, name, _copy(state[name]))
         if not isinstance(env, gym.Wrapper):
             break
         env = env.env
     env.action_space.np_random.bit_generator.state = spaces["action_space"]
+
+
+def put(owner: Any, name: str, value: Any) -> None:
+    """
+    Set an attribute to a value from a file.
+
+    :param owner: a wrapper, or what else remembers episodes
+    :param name: of an attribute that it has
+    :param value: its new value
+    :raises ValueError: unless that is of the kind of the old one
+    """
+    if not _alike(getattr(owner, name), value):
+        raise ValueError(f"{name} of {type(owner).__name__} must be like {getattr(owner, name)!r}, got {value!r:.100}")
+    setattr(owner, name, value)
+
+
+def _alike(old: Any, new: Any) -> bool:
+    if isinstance(old, dict):
+        return isinstance(new, dict) and old.keys() == new.keys() and all(_alike(x, new[key]) for key, x in old.items())
+    if old is None:  # before the first reset
+        return new is None or isinstance(new, list) or np.asarray(new).dtype.kind in "biuf"
+    return isinstance(new, list) if isinstance(old, list) else np.asarray(new).dtype.kind in "biuf"
 
 
 def _find_names(kind: Any) -> tuple[str, ...] | None:
