@@ -242,7 +242,9 @@ def test_the_signature_spells_out_every_argument(name: str) -> None:
     assert {p.kind for p in parameters.values()} == named
     shared = {x for x, p in inspect.signature(SkillSAC).parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert {"learning_rate", "buffer_size", "seed", "device"} < shared < set(parameters)
-    assert "skill_prior" not in parameters
+    ours = [parent for parent in ALGORITHMS[name].__mro__ if parent.__module__.startswith("sb3_metra.")]
+    taken = set().union(*(inspect.signature(parent.__init__).parameters for parent in ours))
+    assert taken - set(parameters) == {"self", "kwargs", "skill_prior"}
     defaults = {x: p.default for x, p in parameters.items() if x not in ("policy", "env")}
     model = ALGORITHMS[name]("MlpPolicy", None, **(defaults | {"_init_setup_model": False}))
     assert (model.learning_rate, model.gamma) == (defaults["learning_rate"], defaults["gamma"])

@@ -106,9 +106,9 @@ class CSD(RepresentationDiscovery):
         env: GymEnv | str | None,
         skill_dim: int = 2,
         discrete: bool = False,
+        *,
         dual_lambda: float = 3000.0,
         dual_slack: float = 1e-6,
-        *,
         constraint_norm: Literal["sum", "mean"] = "sum",
         **kwargs: Any,
     ) -> None:

@@ -79,9 +79,9 @@ class METRA(RepresentationDiscovery):
         env: GymEnv | str | None,
         skill_dim: int = 2,
         discrete: bool = False,
+        *,
         dual_lambda: float = 30.0,
         dual_slack: float = 1e-3,
-        *,
         constraint_norm: Literal["sum", "mean"] = "sum",
         **kwargs: Any,
     ) -> None:
