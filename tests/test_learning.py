@@ -7,17 +7,18 @@ import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_metra.envs  # noqa: F401  (registers the environments)
-from sb3_metra import METRA
+from sb3_metra.algorithms import ALGORITHMS
+from sb3_metra.algorithms.metra import METRA
 from sb3_metra.evaluation import SkillTrajectory, rollout_skills, state_coverage
 from sb3_metra.evaluation.faithfulness import displacement_cosine
 from sb3_metra.hyperparams import load_settings
 
 
-def train(env_id: str, steps: int) -> tuple[METRA, list[SkillTrajectory]]:
-    settings = load_settings(env_id)
+def train(env_id: str, steps: int, algorithm: str = "METRA") -> tuple[METRA, list[SkillTrajectory]]:
+    settings = load_settings(env_id, algorithm)
     settings.pop("n_timesteps")
     env = make_vec_env(env_id, settings.pop("n_envs"), seed=0, env_kwargs=settings.pop("env_kwargs", None))
-    model = METRA(env=env, seed=0, device="cpu", **settings).learn(steps)
+    model = ALGORITHMS[algorithm](env=env, seed=0, device="cpu", **settings).learn(steps)
     skills = model.skill_prior.evaluation_skills(48, np.random.default_rng(0))
     return model, rollout_skills(model, make_vec_env(env_id, 8), skills, seed=0)
 
@@ -41,3 +42,13 @@ def test_skills_of_a_half_cheetah_run_both_ways() -> None:
     ends = np.array([t.coordinates[-1, 0] for t in trajectories])
     assert ends.min() < -5.0
     assert ends.max() > 5.0
+
+
+@pytest.mark.slow
+def test_skills_of_genda_enter_all_four_rooms() -> None:
+    pytest.importorskip("minigrid")
+    _, trajectories = train("sb3_metra/FourRooms-v0", 72_000, "GenDa")
+    places = np.concatenate([t.coordinates for t in trajectories])
+    places = places[(places != 9).all(axis=1)]  # not in a wall's gate
+    assert len(np.unique(places > 9, axis=0)) == 4
+    assert state_coverage(t.coordinates for t in trajectories) > 65  # METRA had 67 at best

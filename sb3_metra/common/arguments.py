@@ -60,7 +60,7 @@ def shorten(value: Any, length: int = 200) -> str:
     try:
         text = value.__name__ if isinstance(value, type) else " ".join(repr(value).split())
     except Exception:  # an object that a file describes may lack anything
-        text = f"a {type(value).__name__} that is not whole"
+        text = f"an incomplete {type(value).__name__}"
     return text if len(text) <= length else f"{text[:length]}..."
 
 
